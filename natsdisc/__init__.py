@@ -1,0 +1,91 @@
+"""Service discovery for Python microservices on NATS JetStream."""
+
+from .clock import ManualClock
+from .discovery import Connecting, Discovery, connect
+from .errors import (
+    AlreadyRegisteredError,
+    ClosedError,
+    ConflictError,
+    DiscoveryError,
+    InvalidIdError,
+    InvalidNameError,
+    InvalidQueryError,
+    InvalidValueError,
+    NoInstanceError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+    UnsupportedServerError,
+)
+from .lease import State
+from .model import (
+    Added,
+    EndpointInstance,
+    EndpointInstanceId,
+    EndpointSpec,
+    Event,
+    Instance,
+    InstanceId,
+    Kind,
+    ModelCardInstanceId,
+    ModelInstance,
+    ModelSpec,
+    Query,
+    RemovalReason,
+    Removed,
+    Spec,
+    Transport,
+    endpoints,
+    models,
+)
+from .registrar import Registration
+from .stats import Stats
+from .store.jetstream import JetStreamStore
+from .store.memory import MemoryStore
+from .watch import Watch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Added",
+    "AlreadyRegisteredError",
+    "ClosedError",
+    "ConflictError",
+    "Connecting",
+    "Discovery",
+    "DiscoveryError",
+    "EndpointInstance",
+    "EndpointInstanceId",
+    "EndpointSpec",
+    "Event",
+    "Instance",
+    "InstanceId",
+    "InvalidIdError",
+    "InvalidNameError",
+    "InvalidQueryError",
+    "InvalidValueError",
+    "JetStreamStore",
+    "Kind",
+    "ManualClock",
+    "MemoryStore",
+    "ModelCardInstanceId",
+    "ModelInstance",
+    "ModelSpec",
+    "NoInstanceError",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "Query",
+    "Registration",
+    "RemovalReason",
+    "Removed",
+    "Spec",
+    "State",
+    "Stats",
+    "StoreUnavailableError",
+    "Transport",
+    "UnsupportedServerError",
+    "Watch",
+    "connect",
+    "endpoints",
+    "models",
+]

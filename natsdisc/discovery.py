@@ -1,0 +1,477 @@
+"""The facade: one process's view of the registry, and its own place in it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import secrets
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from . import entry, keys, wire
+from .errors import (
+    AlreadyRegisteredError,
+    ClosedError,
+    ConflictError,
+    DiscoveryError,
+    InvalidValueError,
+    StoreUnavailableError,
+)
+from .model import (
+    MAX_INSTANCE_ID,
+    EndpointInstance,
+    EndpointInstanceId,
+    EndpointSpec,
+    Instance,
+    InstanceId,
+    Kind,
+    ModelCardInstanceId,
+    ModelInstance,
+    ModelSpec,
+    Query,
+    RemovalReason,
+    Spec,
+    Transport,
+    check_instance_id,
+)
+from .registrar import Registrar, Registration
+from .stats import Stats
+from .store import Bucket, EntryExistsError, Store
+from .store.jetstream import JetStreamStore
+from .watch import Feed, Follower, Watch
+
+__all__ = ["Connecting", "Discovery", "connect"]
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# A server that is away must not keep a process from ending.
+_CLOSE_TIMEOUT = 2.0
+# As long as the stores try to get an answer.
+_LIST_TIMEOUT = 6.0
+# The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
+_MIN_LEASE_TTL = 1.0
+# Keys that were warned about; hostile data must not fill the log, nor this.
+_WARNINGS_KEPT = 10_000
+
+
+class _Unset:
+    """The mark of an argument that was not given, where None means something."""
+
+
+_UNSET = _Unset()
+
+
+class Discovery:
+    """Registers instances, lists them, and watches them come and go.
+
+    Use it as `async with`, or call `close`. `lease_ttl` (seconds, or None for no lease) is how long an
+    instance outlives its process; `expiry_grace` (seconds) is how long an expiry is kept back, in case the
+    owner is back at once; `on_lost` is called with a Registration whose id another owner took.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        instance_id: int | None = None,
+        lease_ttl: float | None = 10.0,
+        expiry_grace: float = 1.0,
+        on_lost: Callable[[Registration], object] | None = None,
+    ) -> None:
+        if instance_id is not None:
+            check_instance_id(instance_id)
+        if not expiry_grace >= 0:
+            raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
+        self._store = store
+        self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
+        self._lease_ttl = _checked_ttl(lease_ttl)
+        self._grace = expiry_grace
+        self._stats = Stats()
+        self._registrar = Registrar(store, self._stats, on_lost)
+        self._feeds: dict[Query, Feed] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._warned: set[tuple[Kind, str]] = set()
+        self._closed = False
+        store.attach()
+
+    @property
+    def instance_id(self) -> int:
+        """This process's id, an unsigned 64-bit integer."""
+        return self._instance_id
+
+    @property
+    def registrations(self) -> tuple[Registration, ...]:
+        """What this process holds, each with its state."""
+        return self._registrar.registrations
+
+    def stats(self) -> Stats:
+        """A copy of the counters."""
+        return dataclasses.replace(self._stats, resyncs=dict(self._stats.resyncs))
+
+    async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
+        """Put an instance into the registry until it is unregistered, or this process dies.
+
+        The same spec again returns the same instance. Cancelled, it takes back what it had begun.
+        Raises AlreadyRegisteredError, InvalidNameError, InvalidValueError, PayloadTooLargeError,
+        UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, ClosedError.
+        """
+        self._check_open()
+        if not isinstance(spec, (EndpointSpec, ModelSpec)):
+            raise InvalidValueError(
+                f"register takes an EndpointSpec or a ModelSpec, not {type(spec).__name__}"
+            )
+        ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
+        instance = spec.with_instance_id(self._instance_id)
+        key, value = keys.key_of(instance.id), wire.dumps(instance)
+        # What the others will read: JSON has no tuples.
+        instance = wire.loads(value)
+        work = self._start(self._register(key, value, instance, ttl))
+        try:
+            registration, _ = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await self._take_back(work)
+            raise
+        return registration.instance
+
+    async def unregister(self, instance: Instance | InstanceId) -> None:
+        """Take an instance out of the registry; one that is not there is already unregistered.
+
+        Raises PermissionDeniedError, StoreUnavailableError, ClosedError.
+        """
+        self._check_open()
+        id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
+        if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+            raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
+        key = keys.key_of(id)
+        if self._registrar.find(id) is not None:
+            await self._finish(self._registrar.unregister(id))
+        else:
+            await self._finish(self._bucket(id).delete(key, revision=None))
+
+    async def update(
+        self,
+        instance: Instance,
+        *,
+        transport: Transport | _Unset = _UNSET,
+        metadata: dict[str, Any] | _Unset = _UNSET,
+        card: Any = _UNSET,
+    ) -> Instance:
+        """Change what is registered, if nobody else changed it first; watchers get an Added.
+
+        For an instance of another process, `instance` must be what is registered now.
+        Raises ConflictError, InvalidValueError, PayloadTooLargeError, PermissionDeniedError,
+        StoreUnavailableError, ClosedError.
+        """
+        self._check_open()
+        given = {"transport": transport, "metadata": metadata, "card": card}
+        changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
+        registration = self._registrar.find(instance.id)
+        current = registration.instance if registration is not None else instance
+        fields = {field.name for field in dataclasses.fields(current)}
+        if not changes.keys() <= fields:
+            raise InvalidValueError(f"{current.id} has no {', '.join(sorted(changes.keys() - fields))}")
+        value = wire.dumps(dataclasses.replace(current, **changes))
+        changed = wire.loads(value)
+        if registration is not None:
+            await self._finish(self._registrar.replace(registration, value, changed))
+        else:
+            await self._finish(self._replace(instance, value))
+        return changed
+
+    async def list(self, query: Query) -> list[Instance]:
+        """The instances of `query` now, sorted by id; none when nothing was ever registered.
+
+        Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, ClosedError.
+        """
+        self._check_open()
+        _check_query(query)
+        listing = _Listing(self._decoder(query.kind))
+        reader = self._store.bucket(entry.BUCKETS[query.kind]).watch(keys.prefix_of(query), listing)
+        try:
+            async with asyncio.timeout(_LIST_TIMEOUT):
+                await asyncio.shield(listing.done)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"could not list {query} within {_LIST_TIMEOUT:g} s: {listing.trouble or 'no answer'}"
+            ) from listing.trouble
+        finally:
+            listing.done.cancel()
+            await reader.aclose()
+        return sorted(listing.instances.values(), key=_by_id)
+
+    def list_and_watch(self, query: Query) -> Watch:
+        """The instances of `query` as Added, and then every change, until it is closed.
+
+        Guarantees
+        1. Every live instance comes first as Added; then the watch is synced.
+        2. Per id, Removed comes only after Added; Added again on a live id means that it changed.
+        3. There is no order across ids.
+        4. Intermediate states may be skipped, the last one never is.
+        5. A view of the same query changes before the event is read.
+        6. After anything that may have cost a message the difference is reported, missed removals too.
+        7. A failure that cannot be repaired raises; only a close ends the watch quietly.
+
+        Raises ClosedError; the watch raises UnsupportedServerError, PermissionDeniedError,
+        StoreUnavailableError (no JetStream), ClosedError (the connection was closed).
+        """
+        self._check_open()
+        _check_query(query)
+        keys.prefix_of(query)
+        return Watch(lambda: self._join(query), self._release, self._stats)
+
+    async def close(self) -> None:
+        """End the watches, unregister everything this process registered, and let go of the connection.
+
+        Takes about two seconds at most when the server is away: leases then end what is left.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for feed in list(self._feeds.values()):
+            await feed.aclose()
+        self._feeds.clear()
+        try:
+            await self._registrar.close(_CLOSE_TIMEOUT)
+        finally:
+            await self._store.detach()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self.registrations)} registrations"
+        return f"<Discovery {self._instance_id:x} {state}>"
+
+    async def _register(
+        self, key: str, value: bytes, instance: Instance, ttl: float | None
+    ) -> tuple[Registration, bool]:
+        try:
+            return await self._registrar.register(self._bucket(instance.id), key, value, instance, ttl)
+        except EntryExistsError as error:
+            raise self._already_registered(instance, error) from error
+
+    async def _take_back(self, work: asyncio.Task[tuple[Registration, bool]]) -> None:
+        """After a cancelled `register`: what it wrote is known when it ends, and only then can go."""
+        try:
+            registration, made = await work
+        except (DiscoveryError, asyncio.CancelledError):
+            return
+        if made:
+            await self._registrar.unregister(registration.id)
+
+    async def _replace(self, instance: Instance, value: bytes) -> None:
+        key = keys.key_of(instance.id)
+        bucket = self._bucket(instance.id)
+        found = await bucket.get(key)
+        if found is None or found.value != wire.dumps(instance):
+            raise ConflictError(f"{instance.id} is not registered with the value it was expected to have")
+        await bucket.replace(key, value, revision=found.revision)
+
+    def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
+        try:
+            existing: Instance | None = entry.decode(_kind(instance.id), error.entry.key, error.entry.value)
+        except InvalidValueError:
+            existing = None
+        return AlreadyRegisteredError(
+            f"{instance.id} is already registered with another value; unregister it, update it, or use "
+            "another instance id",
+            existing,
+        )
+
+    def _bucket(self, id: InstanceId) -> Bucket:
+        return self._store.bucket(entry.BUCKETS[_kind(id)])
+
+    def _decoder(self, kind: Kind) -> Callable[[str, bytes], Instance]:
+        def decode(key: str, value: bytes) -> Instance:
+            try:
+                return entry.decode(kind, key, value)
+            except InvalidValueError as error:
+                self._skip(kind, key, error)
+                raise
+
+        return decode
+
+    def _skip(self, kind: Kind, key: str, error: InvalidValueError) -> None:
+        self._stats.rubbish += 1
+        if (kind, key) not in self._warned and len(self._warned) < _WARNINGS_KEPT:
+            self._warned.add((kind, key))
+            _log.warning("skipping %s in bucket %s: %s", key, entry.BUCKETS[kind], error)
+
+    def _join(self, query: Query) -> Feed:
+        self._check_open()
+        feed = self._feeds.get(query)
+        if feed is None or not feed.is_open:
+            bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
+            feed = self._feeds[query] = Feed(
+                query,
+                self._decoder(query.kind),
+                lambda sink: bucket.watch(prefix, sink),
+                clock=self._store.clock,
+                grace=self._grace,
+                stats=self._stats,
+            )
+        return feed
+
+    def _release(self, feed: Feed, follower: Follower) -> None:
+        """A watch was dropped without being closed."""
+        if not self._closed:
+            self._start(feed.leave(follower))
+
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _finish(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run `work` to its end even if the caller is cancelled, who then hears of it afterwards."""
+        task = self._start(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait((task,))
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this Discovery was closed")
+
+
+class _Listing:
+    """The sink behind `list`: one snapshot."""
+
+    def __init__(self, decode: Callable[[str, bytes], Instance]) -> None:
+        self._decode = decode
+        self.instances: dict[str, Instance] = {}
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.trouble: DiscoveryError | None = None
+
+    def begin(self) -> None:
+        self.instances.clear()
+
+    def put(self, key: str, value: bytes) -> None:
+        try:
+            self.instances[key] = self._decode(key, value)
+        except InvalidValueError:
+            self.instances.pop(key, None)
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        self.instances.pop(key, None)
+
+    def keep(self, key: str) -> None:
+        pass
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def confirm(self) -> None:
+        pass
+
+    def stale(self, error: DiscoveryError) -> None:
+        self.trouble = error
+
+    def fail(self, error: DiscoveryError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Connecting:
+    """What `connect` returns: await it, or enter it with `async with`."""
+
+    def __init__(self, open_discovery: Callable[[], Coroutine[Any, Any, Discovery]]) -> None:
+        self._open = open_discovery
+        self._discovery: Discovery | None = None
+
+    def __await__(self) -> Generator[Any, None, Discovery]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Discovery:
+        self._discovery = await self._open()
+        return self._discovery
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._discovery is not None
+        await self._discovery.close()
+
+
+def connect(
+    servers: str | Sequence[str] = "nats://127.0.0.1:4222",
+    *,
+    lease_ttl: float | None = 10.0,
+    instance_id: int | None = None,
+    expiry_grace: float = 1.0,
+    replicas: int = 1,
+    storage: Literal["file", "memory"] = "file",
+    bucket_prefix: str = "",
+    tombstone_ttl: float = 300.0,
+    on_lost: Callable[[Registration], object] | None = None,
+    **nats_options: Any,
+) -> Connecting:
+    """A Discovery on a NATS connection of its own; `nats_options` go to nats-py.
+
+    `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
+    apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
+    Awaiting raises StoreUnavailableError, PermissionDeniedError, InvalidValueError, InvalidNameError.
+    """
+
+    async def open_discovery() -> Discovery:
+        _checked_ttl(lease_ttl)
+        store = await JetStreamStore.connect(
+            servers if isinstance(servers, str) else list(servers),
+            nats_options,
+            replicas=replicas,
+            storage=storage,
+            bucket_prefix=bucket_prefix,
+            tombstone_ttl=tombstone_ttl,
+        )
+        try:
+            return Discovery(
+                store,
+                instance_id=instance_id,
+                lease_ttl=lease_ttl,
+                expiry_grace=expiry_grace,
+                on_lost=on_lost,
+            )
+        except DiscoveryError:
+            store.attach()
+            await store.detach()
+            raise
+
+    return Connecting(open_discovery)
+
+
+def _checked_ttl(ttl: float | None) -> float | None:
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not _MIN_LEASE_TTL <= ttl < math.inf:
+        raise InvalidValueError(f"lease_ttl must be None or at least {_MIN_LEASE_TTL:g} s: {ttl!r}")
+    return ttl
+
+
+def _check_query(query: object) -> None:
+    if not isinstance(query, Query):
+        raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
+
+
+def _kind(id: InstanceId) -> Kind:
+    return Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
+
+
+def _by_id(instance: Instance) -> Any:
+    return instance.id

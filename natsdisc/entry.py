@@ -1,0 +1,29 @@
+"""An instance as an entry of a bucket: where it lies, and what lies there."""
+
+from __future__ import annotations
+
+from . import keys, wire
+from .errors import InvalidValueError
+from .model import EndpointInstanceId, Instance, InstanceId, Kind
+
+__all__ = ["BUCKETS", "bucket_of", "decode"]
+
+# The seed's buckets `v1/instances` and `v1/mdc`: a KV bucket's name has no slash (ADR-8).
+BUCKETS = {Kind.ENDPOINT: "v1_instances", Kind.MODEL: "v1_mdc"}
+
+
+def bucket_of(id: InstanceId) -> str:
+    """The name of the bucket that `id` lives in."""
+    return BUCKETS[Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL]
+
+
+def decode(kind: Kind, key: str, value: bytes) -> Instance:
+    """The instance in an entry; raises InvalidValueError when key and value do not name the same one."""
+    id = keys.parse_key(kind, key)
+    if id is None:
+        raise InvalidValueError("its key is not one natsdisc writes")
+    instance = wire.loads(value)
+    # The key is the identity: whoever may write one key must not speak for another.
+    if instance.id != id:
+        raise InvalidValueError(f"its value names another instance: {instance.id}")
+    return instance

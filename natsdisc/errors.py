@@ -1,0 +1,77 @@
+"""Every error a caller of natsdisc can see, in one tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AlreadyRegisteredError",
+    "ClosedError",
+    "ConflictError",
+    "DiscoveryError",
+    "InvalidIdError",
+    "InvalidNameError",
+    "InvalidQueryError",
+    "InvalidValueError",
+    "NoInstanceError",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "StoreUnavailableError",
+    "UnsupportedServerError",
+]
+
+
+class DiscoveryError(Exception):
+    """The root of everything natsdisc raises on purpose."""
+
+
+class InvalidNameError(DiscoveryError, ValueError):
+    """A namespace, component, endpoint, suffix or bucket prefix that cannot be part of a key."""
+
+
+class InvalidIdError(DiscoveryError, ValueError):
+    """An instance id that is not an unsigned 64-bit integer."""
+
+
+class InvalidQueryError(DiscoveryError, ValueError):
+    """A query with a hole, such as a component without its namespace."""
+
+
+class InvalidValueError(DiscoveryError, ValueError):
+    """A value that has no JSON form, is not an instance, or an option that makes no sense."""
+
+
+class AlreadyRegisteredError(DiscoveryError):
+    """Another value is registered under this id; `existing` is what is there, if it can be read."""
+
+    def __init__(self, message: str, existing: Any = None) -> None:
+        super().__init__(message)
+        self.existing = existing
+
+
+class ConflictError(DiscoveryError):
+    """A compare-and-set lost: somebody else changed or removed the entry first."""
+
+
+class UnsupportedServerError(DiscoveryError):
+    """The server is too old, or the stream behind a bucket is not one natsdisc can use."""
+
+
+class PermissionDeniedError(DiscoveryError, PermissionError):
+    """The server refused the connection's credentials, or this user may not do that."""
+
+
+class PayloadTooLargeError(DiscoveryError, ValueError):
+    """The value is larger than the server accepts; nothing was sent."""
+
+
+class StoreUnavailableError(DiscoveryError, ConnectionError):
+    """No answer in time: no server, no JetStream, or no leader for the stream."""
+
+
+class ClosedError(DiscoveryError):
+    """The Discovery, or the connection below it, has been closed."""
+
+
+class NoInstanceError(DiscoveryError, LookupError):
+    """There is no instance to pick."""

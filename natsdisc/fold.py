@@ -1,0 +1,165 @@
+"""From what a bucket's reader reports to what changed for a user. Pure: time comes in as an argument.
+
+Rules
+1. The picture maps keys to instances. A put that decodes sets its key; the same bytes again change nothing.
+2. A put that does not decode is rubbish: its key counts as absent, whatever was there before.
+3. A snapshot is `begin`, puts and deletes, `end`. Keys of the picture that it did not mention are absent.
+4. `unregistered` removes at once. `expired` and absence are held for the grace first; a put ends the hold,
+   and the same bytes again mean that nothing happened.
+5. `keep` says that a key's message is not to be believed: the picture keeps what it has.
+6. Every change says what was before and after, so changes of one key can be joined, and cancel out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .errors import InvalidValueError
+from .model import Added, Event, Instance, InstanceId, RemovalReason, Removed
+
+__all__ = ["Backlog", "Change", "Fold"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One id's step: `before` None is new, `after` None is gone (then with a reason)."""
+
+    id: InstanceId
+    before: Instance | None
+    after: Instance | None
+    reason: RemovalReason | None = None
+
+
+class _Live:
+    __slots__ = ("instance", "value")
+
+    def __init__(self, value: bytes, instance: Instance) -> None:
+        self.value = value
+        self.instance = instance
+
+
+class Fold:
+    """The picture of a query, and the changes that lead to it."""
+
+    def __init__(self, decode: Callable[[str, bytes], Instance], *, grace: float) -> None:
+        self._decode = decode
+        self._grace = grace
+        self._live: dict[str, _Live] = {}
+        # Insertion order is deadline order: the grace is one constant and time does not run back.
+        self._held: dict[str, tuple[float, RemovalReason]] = {}
+        self._seen: set[str] | None = None
+        self.synced = False
+
+    @property
+    def instances(self) -> Iterable[Instance]:
+        """What is believed to be there, in no order."""
+        return (live.instance for live in self._live.values())
+
+    @property
+    def due(self) -> float | None:
+        """When the next held removal falls due."""
+        for deadline, _ in self._held.values():
+            return deadline
+        return None
+
+    def begin(self) -> None:
+        """A snapshot starts; one that was under way is forgotten."""
+        self._seen = set()
+
+    def put(self, key: str, value: bytes, now: float) -> Change | None:
+        """`key` holds `value`."""
+        if self._seen is not None:
+            self._seen.add(key)
+        live = self._live.get(key)
+        if live is not None and live.value == value:
+            self._held.pop(key, None)
+            return None
+        try:
+            instance = self._decode(key, value)
+        except InvalidValueError:
+            if live is not None:
+                self._hold(key, RemovalReason.MISSING, now)
+            return None
+        self._held.pop(key, None)
+        self._live[key] = _Live(value, instance)
+        before = live.instance if live is not None else None
+        return Change(instance.id, before, instance)
+
+    def delete(self, key: str, reason: RemovalReason, now: float) -> Change | None:
+        """`key` was removed."""
+        if self._seen is not None:
+            self._seen.add(key)
+        if key not in self._live:
+            return None
+        if reason is RemovalReason.UNREGISTERED:
+            return self._remove(key, reason)
+        self._hold(key, reason, now)
+        return None
+
+    def keep(self, key: str) -> None:
+        """`key` has a message that is not to be believed."""
+        if self._seen is not None:
+            self._seen.add(key)
+
+    def end(self, now: float) -> None:
+        """The snapshot is complete."""
+        if self._seen is None:
+            return
+        for key in self._live.keys() - self._seen:
+            if key not in self._held:
+                self._hold(key, RemovalReason.MISSING, now)
+        self._seen = None
+        self.synced = True
+
+    def advance(self, now: float) -> list[Change]:
+        """The held removals that are due at `now`."""
+        changes = []
+        while self._held:
+            key, (deadline, reason) = next(iter(self._held.items()))
+            if deadline > now:
+                break
+            changes.append(self._remove(key, reason))
+        return changes
+
+    def _hold(self, key: str, reason: RemovalReason, now: float) -> None:
+        held = self._held.get(key)
+        self._held[key] = (held[0] if held is not None else now + self._grace, reason)
+
+    def _remove(self, key: str, reason: RemovalReason) -> Change:
+        self._held.pop(key, None)
+        last = self._live.pop(key).instance
+        return Change(last.id, last, None, reason)
+
+
+class Backlog:
+    """The changes one reader has not looked at yet: at most one an id, however many there were."""
+
+    def __init__(self, picture: Iterable[Instance] = ()) -> None:
+        self._changes = {instance.id: Change(instance.id, None, instance) for instance in picture}
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def push(self, change: Change) -> bool:
+        """Join `change` to what is pending for its id, or append it; True if nothing was pending.
+
+        What ends where it began is dropped.
+        """
+        pending = self._changes.get(change.id)
+        if pending is None:
+            self._changes[change.id] = change
+            return True
+        if pending.before == change.after:
+            del self._changes[change.id]
+        else:
+            self._changes[change.id] = Change(change.id, pending.before, change.after, change.reason)
+        return False
+
+    def pop(self) -> Event:
+        """The oldest pending change as an event; raises KeyError when there is none."""
+        change = self._changes.pop(next(iter(self._changes)))
+        if change.after is not None:
+            return Added(change.after)
+        assert change.reason is not None
+        return Removed(change.id, change.reason, change.before)

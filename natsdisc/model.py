@@ -1,0 +1,347 @@
+"""What is discovered: frozen values that are checked when they are made, and trusted afterwards.
+
+Two instances are the same instance when their ids are equal. An id may come back after it was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
+
+__all__ = [
+    "Added",
+    "EndpointInstance",
+    "EndpointInstanceId",
+    "EndpointSpec",
+    "Event",
+    "Instance",
+    "InstanceId",
+    "Kind",
+    "ModelCardInstanceId",
+    "ModelInstance",
+    "ModelSpec",
+    "Query",
+    "RemovalReason",
+    "Removed",
+    "Spec",
+    "Transport",
+    "endpoints",
+    "models",
+]
+
+MAX_INSTANCE_ID = 2**64 - 1
+
+
+class Kind(StrEnum):
+    """What a bucket holds."""
+
+    ENDPOINT = "endpoint"
+    MODEL = "model"
+
+
+class RemovalReason(StrEnum):
+    """Why an instance is gone: its owner left, its lease ran out, or a snapshot did not have it."""
+
+    UNREGISTERED = "unregistered"
+    EXPIRED = "expired"
+    MISSING = "missing"
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise InvalidNameError unless `name` is non-empty text that has a UTF-8 form."""
+    if not isinstance(name, str):
+        raise InvalidNameError(f"{what} must be a str, not {type(name).__name__}: {name!r}")
+    if not name:
+        raise InvalidNameError(f"{what} must not be empty")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidNameError(f"{what} has no UTF-8 form (a lone surrogate): {name!r}") from None
+
+
+def check_instance_id(instance_id: object) -> None:
+    """Raise InvalidIdError unless `instance_id` is an int in the range of a u64."""
+    if isinstance(instance_id, bool) or not isinstance(instance_id, int):
+        raise InvalidIdError(f"instance_id must be an int, not {type(instance_id).__name__}: {instance_id!r}")
+    if not 0 <= instance_id <= MAX_INSTANCE_ID:
+        raise InvalidIdError(f"instance_id must fit an unsigned 64-bit integer: {instance_id}")
+
+
+def _check_place(namespace: object, component: object, endpoint: object) -> None:
+    check_name("namespace", namespace)
+    check_name("component", component)
+    check_name("endpoint", endpoint)
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise InvalidValueError(f"metadata must be a mapping, not {type(metadata).__name__}")
+
+
+def _check_transport(transport: object) -> None:
+    if not isinstance(transport, Transport):
+        raise InvalidValueError(f"transport must be a Transport, not {type(transport).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """How to reach an endpoint: a kind (`nats_tcp`, `http`, `tcp`, or any other) and its address.
+
+    The address of a kind this library does not know may be any JSON value and is kept as it is.
+    """
+
+    kind: str
+    address: Any
+
+    def __post_init__(self) -> None:
+        check_name("transport kind", self.kind)
+        if isinstance(self.address, str):
+            try:
+                self.address.encode()
+            except UnicodeEncodeError:
+                raise InvalidValueError(f"transport address has no UTF-8 form: {self.address!r}") from None
+
+    @classmethod
+    def nats(cls, address: str) -> Transport:
+        """A NATS subject."""
+        return cls("nats_tcp", address)
+
+    @classmethod
+    def http(cls, address: str) -> Transport:
+        """An HTTP URL."""
+        return cls("http", address)
+
+    @classmethod
+    def tcp(cls, address: str) -> Transport:
+        """A `host:port`."""
+        return cls("tcp", address)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EndpointInstanceId:
+    """Who an endpoint instance is; `str()` is the path the seed uses."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        check_instance_id(self.instance_id)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.component}/{self.endpoint}/{self.instance_id:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCardInstanceId:
+    """Who a model card is; a LoRA adapter has a `model_suffix`."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+    model_suffix: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        check_instance_id(self.instance_id)
+        _fold_empty_suffix(self)
+
+    def __str__(self) -> str:
+        path = f"{self.namespace}/{self.component}/{self.endpoint}/{self.instance_id:x}"
+        return f"{path}/{self.model_suffix}" if self.model_suffix else path
+
+    def __lt__(self, other: ModelCardInstanceId) -> bool:
+        if not isinstance(other, ModelCardInstanceId):
+            return NotImplemented
+        return self._sort_key() < other._sort_key()
+
+    def _sort_key(self) -> tuple[str, str, str, int, str]:
+        return (self.namespace, self.component, self.endpoint, self.instance_id, self.model_suffix or "")
+
+
+def _fold_empty_suffix(value: ModelCardInstanceId | ModelSpec | ModelInstance) -> None:
+    """The seed treats an empty suffix as none."""
+    if value.model_suffix == "":
+        object.__setattr__(value, "model_suffix", None)
+    elif value.model_suffix is not None:
+        check_name("model_suffix", value.model_suffix)
+
+
+InstanceId: TypeAlias = EndpointInstanceId | ModelCardInstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """An endpoint to register; the instance id is the Discovery's."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    transport: Transport = field(kw_only=True)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        _check_transport(self.transport)
+        _check_metadata(self.metadata)
+
+    def with_instance_id(self, instance_id: int) -> EndpointInstance:
+        """This spec as the instance that `instance_id` registers."""
+        return EndpointInstance(
+            self.namespace,
+            self.component,
+            self.endpoint,
+            instance_id,
+            transport=self.transport,
+            metadata=self.metadata,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model card to register; `card` is any JSON value, `model_suffix` names a LoRA adapter."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    card: Any = field(kw_only=True)
+    model_suffix: str | None = field(kw_only=True, default=None)
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        _fold_empty_suffix(self)
+
+    def with_instance_id(self, instance_id: int) -> ModelInstance:
+        """This spec as the instance that `instance_id` registers."""
+        return ModelInstance(
+            self.namespace,
+            self.component,
+            self.endpoint,
+            instance_id,
+            card=self.card,
+            model_suffix=self.model_suffix,
+        )
+
+
+Spec: TypeAlias = EndpointSpec | ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointInstance:
+    """One live endpoint."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+    transport: Transport = field(kw_only=True)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        check_instance_id(self.instance_id)
+        _check_transport(self.transport)
+        _check_metadata(self.metadata)
+
+    @property
+    def id(self) -> EndpointInstanceId:
+        return EndpointInstanceId(self.namespace, self.component, self.endpoint, self.instance_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInstance:
+    """One live model card."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    instance_id: int
+    card: Any = field(kw_only=True)
+    model_suffix: str | None = field(kw_only=True, default=None)
+
+    def __post_init__(self) -> None:
+        _check_place(self.namespace, self.component, self.endpoint)
+        check_instance_id(self.instance_id)
+        _fold_empty_suffix(self)
+
+    @property
+    def id(self) -> ModelCardInstanceId:
+        return ModelCardInstanceId(
+            self.namespace, self.component, self.endpoint, self.instance_id, self.model_suffix
+        )
+
+
+Instance: TypeAlias = EndpointInstance | ModelInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A set of instances: all of a kind, or those below a namespace, component or endpoint."""
+
+    kind: Kind
+    namespace: str | None = None
+    component: str | None = None
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        hole: str | None = None
+        for what in ("namespace", "component", "endpoint"):
+            name = getattr(self, what)
+            if name is None:
+                hole = hole or what
+            elif hole is not None:
+                raise InvalidQueryError(f"a query with a {what} needs its {hole} too: {what}={name!r}")
+            else:
+                check_name(what, name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that are fixed, outermost first."""
+        return tuple(n for n in (self.namespace, self.component, self.endpoint) if n is not None)
+
+    def matches(self, id: InstanceId) -> bool:
+        """Whether `id` is in the set."""
+        kind = Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
+        place = (id.namespace, id.component, id.endpoint)
+        return kind is self.kind and place[: len(self.names)] == self.names
+
+    def __str__(self) -> str:
+        return "/".join((f"{self.kind}s", *self.names))
+
+
+def endpoints(
+    namespace: str | None = None, component: str | None = None, endpoint: str | None = None
+) -> Query:
+    """All endpoint instances, or those of a namespace, component or endpoint."""
+    return Query(Kind.ENDPOINT, namespace, component, endpoint)
+
+
+def models(namespace: str | None = None, component: str | None = None, endpoint: str | None = None) -> Query:
+    """All model cards, or those of a namespace, component or endpoint."""
+    return Query(Kind.MODEL, namespace, component, endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An instance is there: new, or (for an id that was already added) changed."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An instance is gone; `last` is what it was when last seen."""
+
+    id: InstanceId
+    reason: RemovalReason
+    last: Instance | None = field(default=None, compare=False)
+
+
+Event: TypeAlias = Added | Removed

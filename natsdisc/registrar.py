@@ -1,0 +1,294 @@
+"""Keeps this process's registrations alive: renews their leases, and registers again what was taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+import random
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from . import lease
+from .clock import Clock, Timer
+from .errors import AlreadyRegisteredError, ConflictError, DiscoveryError
+from .lease import Answer, State, Step
+from .model import Instance, InstanceId
+from .stats import Stats
+from .store import Bucket, EntryExistsError, Lease, Store
+
+__all__ = ["Registrar", "Registration"]
+
+_log = logging.getLogger(__name__)
+
+# Renewals that fall due this close together (seconds) go out together.
+_WINDOW = 0.025
+# So many registrations are made again at once after a bucket was lost.
+_AT_ONCE = 50
+
+
+class Registration:
+    """One instance that this process holds, and how it stands."""
+
+    def __init__(self, bucket: Bucket, key: str, value: bytes, instance: Instance, hold: lease.Hold) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._value = value
+        self._instance = instance
+        self._hold = hold
+
+    @property
+    def instance(self) -> Instance:
+        """What is registered."""
+        return self._instance
+
+    @property
+    def id(self) -> InstanceId:
+        """Its id."""
+        return self._instance.id
+
+    @property
+    def state(self) -> State:
+        """`active`, `recovering` or `lost`."""
+        return self._hold.state
+
+    @property
+    def lease_ttl(self) -> float | None:
+        """Seconds its lease lasts without a renewal; None is for ever."""
+        return self._hold.ttl
+
+    def __repr__(self) -> str:
+        return f"<Registration {self.id} {self.state}>"
+
+
+class Registrar:
+    """The registrations of one Discovery, renewed by one timer."""
+
+    def __init__(self, store: Store, stats: Stats, on_lost: Callable[[Registration], object] | None) -> None:
+        self._store = store
+        self._stats = stats
+        self._on_lost = on_lost
+        self._held: dict[InstanceId, Registration] = {}
+        self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._schedule: list[tuple[float, int, Registration]] = []
+        self._order = itertools.count()
+        self._timer: Timer | None = None
+        self._timer_due = math.inf
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._forget_listener: Callable[[], None] | None = None
+
+    @property
+    def registrations(self) -> tuple[Registration, ...]:
+        """What this process holds."""
+        return tuple(self._held.values())
+
+    def find(self, id: InstanceId) -> Registration | None:
+        """The registration of `id`, if it is ours."""
+        return self._held.get(id)
+
+    async def register(
+        self, bucket: Bucket, key: str, value: bytes, instance: Instance, ttl: float | None
+    ) -> tuple[Registration, bool]:
+        """Make a registration, or find the same one; whether it was made.
+
+        Raises AlreadyRegisteredError, and what `Bucket.create` raises.
+        """
+        async with self._lock(instance.id):
+            held = self._held.get(instance.id)
+            if held is not None and held.state is not State.LOST:
+                if held._value == value:
+                    return held, False
+                raise _already_registered(held.instance)
+            sent = self._clock.time()
+            revision = await bucket.create(key, value, ttl=ttl)
+            hold = lease.started(ttl, revision, sent, _chance())
+            registration = Registration(bucket, key, value, instance, hold)
+            self._held[instance.id] = registration
+            self._put(registration, hold)
+            return registration, True
+
+    async def replace(self, registration: Registration, value: bytes, instance: Instance) -> None:
+        """Change a registration's value. Raises ConflictError, and what `Bucket.replace` raises."""
+        async with self._lock(instance.id):
+            hold = registration._hold
+            revision = await registration._bucket.replace(registration._key, value, revision=hold.revision)
+            registration._value, registration._instance = value, instance
+            registration._hold = lease.replaced(registration._hold, revision)
+
+    async def unregister(self, id: InstanceId) -> None:
+        """End a registration of ours; another owner's value under its id stays."""
+        registration = self._held.pop(id, None)
+        if registration is None:
+            return
+        async with self._lock(id):
+            hold = registration._hold
+            if hold.state is State.LOST:
+                return
+            try:
+                await registration._bucket.delete(registration._key, revision=hold.revision)
+            except ConflictError:
+                _log.info("%s was taken over by another owner before it was unregistered", id)
+
+    async def close(self, timeout: float) -> None:
+        """Unregister everything within `timeout` seconds; what is left then expires by its lease."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._forget_listener is not None:
+            self._forget_listener()
+        await _cancelled(self._tasks)
+        leaving = [asyncio.create_task(self.unregister(id)) for id in list(self._held)]
+        if not leaving:
+            return
+        done, late = await asyncio.wait(leaving, timeout=timeout)
+        await _cancelled(late)
+        failed = [error for task in done if (error := task.exception()) is not None]
+        if late or failed:
+            _log.warning(
+                "%d of %d registrations could not be unregistered in %.1f s; their leases end them: %s",
+                len(late) + len(failed),
+                len(leaving),
+                timeout,
+                failed[0] if failed else "no answer",
+            )
+
+    @property
+    def _clock(self) -> Clock:
+        return self._store.clock
+
+    def _lock(self, id: InstanceId) -> asyncio.Lock:
+        lock = self._locks.get(id)
+        if lock is None:
+            lock = self._locks[id] = asyncio.Lock()
+        return lock
+
+    # The schedule: a heap of (due, registration); an entry whose time is no longer its hold's is stale.
+
+    def _put(self, registration: Registration, hold: lease.Hold) -> None:
+        registration._hold = hold
+        if hold.due == math.inf or self._held.get(registration.id) is not registration:
+            return
+        if self._forget_listener is None:
+            self._forget_listener = self._store.on_reconnect(self._renew_all)
+        heapq.heappush(self._schedule, (hold.due, next(self._order), registration))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if not self._schedule:
+            return
+        due = self._schedule[0][0]
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._clock.call_at(due, self._act)
+
+    def _renew_all(self) -> None:
+        now = self._clock.time()
+        for registration in self._held.values():
+            self._put(registration, lease.renewed_at_once(registration._hold, now))
+
+    def _act(self) -> None:
+        self._timer = None
+        now = self._clock.time()
+        renewals: dict[Bucket, list[Registration]] = {}
+        gone: list[Registration] = []
+        while self._schedule and self._schedule[0][0] <= now + _WINDOW:
+            due, _, registration = heapq.heappop(self._schedule)
+            if registration._hold.due != due or self._held.get(registration.id) is not registration:
+                continue
+            match lease.step(registration._hold):
+                case Step.RENEW:
+                    renewals.setdefault(registration._bucket, []).append(registration)
+                case Step.REGISTER:
+                    gone.append(registration)
+                case Step.NOTHING:
+                    pass
+        for bucket, registrations in renewals.items():
+            self._spawn(self._renew(bucket, registrations))
+        for at in range(0, len(gone), _AT_ONCE):
+            self._spawn(self._register_again(gone[at : at + _AT_ONCE]))
+        self._set_timer()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew(self, bucket: Bucket, registrations: list[Registration]) -> None:
+        sent = self._clock.time()
+        leases = [
+            Lease(registration._key, registration._hold.revision, registration._hold.ttl or 0.0)
+            for registration in registrations
+        ]
+        self._stats.heartbeats += len(leases)
+        answers = await bucket.renew(leases)
+        for registration, renewed, error in zip(registrations, leases, answers, strict=True):
+            answer = Answer.DONE
+            if isinstance(error, ConflictError):
+                answer = Answer.FENCED
+            elif error is not None:
+                answer = Answer.SILENT
+                _log.debug("no answer to the renewal of %s: %s", registration.id, error)
+            self._after(registration, answer, renewed.revision, sent)
+
+    async def _register_again(self, registrations: Iterable[Registration]) -> None:
+        await asyncio.gather(*(self._register_one_again(registration) for registration in registrations))
+
+    async def _register_one_again(self, registration: Registration) -> None:
+        async with self._lock(registration.id):
+            if self._held.get(registration.id) is not registration:
+                return
+            hold = registration._hold
+            sent = self._clock.time()
+            try:
+                revision = await registration._bucket.create(
+                    registration._key, registration._value, ttl=hold.ttl
+                )
+            except EntryExistsError:
+                self._after(registration, Answer.TAKEN, hold.revision, sent)
+            except DiscoveryError as error:
+                _log.warning("%s could not be registered again yet: %s", registration.id, error)
+                self._after(registration, Answer.SILENT, hold.revision, sent)
+            else:
+                self._stats.reregistrations += 1
+                _log.info("%s is registered again", registration.id)
+                self._after(registration, Answer.DONE, revision, sent)
+
+    def _after(self, registration: Registration, answer: Answer, revision: int, sent: float) -> None:
+        before = registration._hold
+        hold = lease.after(before, answer, revision, sent, self._clock.time(), _chance())
+        self._put(registration, hold)
+        if hold.gone and not before.gone:
+            self._stats.fence_failures += 1
+            _log.warning("%s is no longer registered: it expired or was removed", registration.id)
+        if hold.state is State.LOST and before.state is not State.LOST:
+            _log.error("%s is lost: another owner holds this id", registration.id)
+            if self._on_lost is not None:
+                try:
+                    self._on_lost(registration)
+                except Exception:
+                    _log.exception("on_lost failed for %s", registration.id)
+
+
+def _already_registered(existing: Instance) -> AlreadyRegisteredError:
+    return AlreadyRegisteredError(
+        f"{existing.id} is already registered with another value; unregister it, update it, or use "
+        "another instance id",
+        existing,
+    )
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _chance() -> float:
+    return random.random()  # noqa: S311 (spreads load)

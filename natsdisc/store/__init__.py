@@ -1,0 +1,130 @@
+"""What natsdisc needs of a place where registries live: buckets of keys and values, and watches over them.
+
+A store knows nothing of instances. Keys are the dotted keys of `natsdisc.keys`, values are bytes, and a
+revision is a number that grows with every write to a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..clock import Clock
+from ..errors import ConflictError, DiscoveryError
+from ..model import RemovalReason
+
+__all__ = ["Bucket", "Entry", "EntryExistsError", "Lease", "Reader", "Sink", "Store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A live value and the revision that wrote it."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a heartbeat renews: `key` goes in `ttl` seconds, unless somebody wrote it after `revision`."""
+
+    key: str
+    revision: int
+    ttl: float
+
+
+class EntryExistsError(ConflictError):
+    """A create found another value; `entry` is what lies there."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(f"another value lies under {entry.key}")
+        self.entry = entry
+
+
+class Sink(Protocol):
+    """Where a reader reports what it sees. Every method is quick and never raises."""
+
+    def begin(self) -> None:
+        """A snapshot starts; a snapshot that was under way is void."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """`key` holds `value`."""
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        """`key` was removed."""
+
+    def keep(self, key: str) -> None:
+        """The last message of `key` is forged: nothing is known but that it must not be believed."""
+
+    def end(self) -> None:
+        """The snapshot is complete: what it did not mention is not there."""
+
+    def confirm(self) -> None:
+        """The server has just said that nothing was missed."""
+
+    def stale(self, error: DiscoveryError) -> None:
+        """The reader cannot see at the moment, and goes on trying; a snapshot will follow."""
+
+    def fail(self, error: DiscoveryError) -> None:
+        """The reader has ended: this cannot be repaired."""
+
+
+class Reader(Protocol):
+    """A running watch."""
+
+    async def aclose(self) -> None:
+        """End it and free what it holds on the server; the sink hears no more."""
+
+
+class Bucket(Protocol):
+    """One bucket. It is made by the first write; reading a bucket that is not there finds nothing.
+
+    Every call raises StoreUnavailableError when no answer came in time, PermissionDeniedError,
+    UnsupportedServerError, and ClosedError.
+    """
+
+    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+        """Write `value` where nothing is, under a lease of `ttl` seconds; the new revision.
+
+        The same value already there is success. Raises EntryExistsError, PayloadTooLargeError.
+        """
+
+    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
+        """Write `value` over `revision`; the new revision. Raises ConflictError, PayloadTooLargeError."""
+
+    async def delete(self, key: str, *, revision: int | None) -> None:
+        """Remove `key` and its lease, if `revision` (when given) wrote it. Raises ConflictError."""
+
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        """Push every lease's end away; for each None, or why not: ConflictError is a failed fence."""
+
+    async def get(self, key: str) -> Entry | None:
+        """The live entry of `key`."""
+
+    def watch(self, prefix: str, sink: Sink) -> Reader:
+        """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot."""
+
+    def watchall(self, sink: Sink) -> Reader:
+        """`watch` for every key."""
+
+
+class Store(Protocol):
+    """Buckets that share a connection."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time in which this store's leases run."""
+
+    def bucket(self, name: str) -> Bucket:
+        """The bucket `name`, whether it exists or not."""
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the connection is back after a break; the answer takes it back."""
+
+    def attach(self) -> None:
+        """One more Discovery uses this store."""
+
+    async def detach(self) -> None:
+        """One Discovery less: with the last one the store frees what it holds."""

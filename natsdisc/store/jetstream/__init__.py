@@ -1,0 +1,89 @@
+"""Registries on JetStream KV. Only the files of this folder know nats-py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from nats.aio.client import Client
+
+from ...clock import Clock, LoopClock
+from .api import JetStreamApi
+from .bucket import JetStreamBucket
+from .connection import open_connection
+from .link import Link
+from .servertime import ServerTime
+from .stream import StreamOptions
+
+__all__ = ["JetStreamStore"]
+
+
+class JetStreamStore:
+    """Buckets on the NATS connection `nc`, which stays the caller's.
+
+    `replicas` and `storage` are for buckets that do not exist yet; `bucket_prefix` keeps several registries
+    apart in one account; the mark of a removal stays for `tombstone_ttl` seconds.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        *,
+        replicas: int = 1,
+        storage: Literal["file", "memory"] = "file",
+        bucket_prefix: str = "",
+        tombstone_ttl: float = 300.0,
+    ) -> None:
+        self._options = StreamOptions(
+            replicas=replicas, storage=storage, bucket_prefix=bucket_prefix, tombstone_ttl=tombstone_ttl
+        )
+        self._nc = nc
+        self._link = Link(nc)
+        self._server_time = ServerTime()
+        self._clock = LoopClock()
+        self._buckets: dict[str, JetStreamBucket] = {}
+        self._owns_connection = False
+        self._users = 0
+
+    @classmethod
+    async def connect(
+        cls, servers: str | list[str], nats_options: dict[str, Any], **options: Any
+    ) -> JetStreamStore:
+        """A store on a connection of its own; raises what `open_connection` does."""
+        StreamOptions(**options)  # bad options are told before anything is opened
+        connection = await open_connection(servers, nats_options)
+        store = cls(connection.client, **options)
+        connection.on_error = store._link.note_error
+        store._owns_connection = True
+        return store
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def bucket(self, name: str) -> JetStreamBucket:
+        """The bucket `name`, below the prefix."""
+        if name not in self._buckets:
+            bucket = JetStreamBucket(JetStreamApi(self._link), name, self._options, self._server_time)
+            self._link.on_reconnect(bucket.forget)
+            self._buckets[name] = bucket
+        return self._buckets[name]
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the connection is back after a break; the answer takes it back."""
+        return self._link.on_reconnect(callback)
+
+    def attach(self) -> None:
+        """One more Discovery uses this store."""
+        self._users += 1
+
+    async def detach(self) -> None:
+        """One Discovery less: the last one takes the subscriptions along, and a connection of our own."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        await self._link.close()
+        self._link = Link(self._nc)
+        self._buckets.clear()
+        if self._owns_connection:
+            await self._nc.close()

@@ -1,0 +1,105 @@
+"""The JetStream API in JSON over NATS (ADR-1, ADR-31), and its errors as natsdisc's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...errors import ConflictError, DiscoveryError, StoreUnavailableError
+from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
+
+__all__ = [
+    "ApiError",
+    "JetStreamApi",
+    "NoJetStreamError",
+    "NoResponderError",
+    "PendingAck",
+    "WrongSequenceError",
+]
+
+# Codes of nats-server's errors.json.
+STREAM_NOT_FOUND = 10059
+CONSUMER_NOT_FOUND = 10014
+WRONG_LAST_SEQUENCE = 10071
+NO_MESSAGE_FOUND = 10037
+STREAM_NAME_IN_USE = 10058
+FILTER_NOT_IN_STREAM = 10093
+
+
+class ApiError(DiscoveryError):
+    """The server answered with an error."""
+
+    def __init__(self, subject: str, code: int, err_code: int, description: str) -> None:
+        super().__init__(f"{subject}: {description} (error {err_code or code})")
+        self.code = code
+        self.err_code = err_code
+
+
+class WrongSequenceError(ConflictError):
+    """A fence failed: the last message of the subject is not the expected one."""
+
+
+# A server that starts answers $JS.API some moments after it takes connections.
+JETSTREAM_PATIENCE = 2.0
+
+
+class NoResponderError(StoreUnavailableError):
+    """Nobody listens: no such stream, or a stream without a leader."""
+
+
+class NoJetStreamError(NoResponderError):
+    """Nobody answers the JetStream API."""
+
+
+class PendingAck:
+    """A message on its way to a stream."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+
+    async def sequence(self, timeout: float = REQUEST_TIMEOUT) -> int:
+        """The sequence it was stored at.
+
+        Raises WrongSequenceError, NoResponderError, ApiError, and what `Pending.answer` raises.
+        """
+        answer = await self._pending.answer(timeout)
+        return int(_parse(answer, self._pending.subject)["seq"])
+
+
+class JetStreamApi:
+    """Requests to `$JS.API` and publishes to streams."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    async def call(
+        self, subject: str, body: dict[str, Any] | None = None, *, timeout: float = REQUEST_TIMEOUT
+    ) -> dict[str, Any]:
+        """The answer to an API request; raises ApiError, NoResponderError, and what `Link` raises."""
+        subject = f"$JS.API.{subject}"
+        payload = json.dumps(body).encode() if body is not None else b""
+        return _parse(await self.link.request(subject, payload, timeout=timeout), subject)
+
+    async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
+        """Send a message to a stream; its fate is the PendingAck's."""
+        return PendingAck(await self.link.send(subject, payload, headers))
+
+
+def _parse(answer: Msg, subject: str) -> dict[str, Any]:
+    if answer.headers is not None and answer.headers.get("Status") == "503":
+        if subject.startswith("$JS.API."):
+            raise NoJetStreamError(
+                f"nobody answers {subject}: JetStream is not enabled for this account on any server in "
+                "reach; start nats-server with -js, or enable it for the account"
+            )
+        raise NoResponderError(f"no stream listens to {subject}, or it has no leader")
+    fields = json.loads(answer.data)
+    error = fields.get("error")
+    if error is None:
+        return dict(fields)
+    err_code = error.get("err_code", 0)
+    if err_code == WRONG_LAST_SEQUENCE:
+        raise WrongSequenceError(f"{subject}: {error['description']}")
+    if error["code"] == 503:
+        raise NoResponderError(f"{subject}: {error['description']}")
+    raise ApiError(subject, error["code"], err_code, error["description"])

@@ -1,0 +1,254 @@
+"""One bucket on a JetStream KV stream: fenced writes, and the leases the server holds for them.
+
+A lease is a scheduled tombstone (ADR-51) on a subject of its own beside the key. Pushing its time away is a
+heartbeat, fenced on the key's revision: it fails exactly when the registration is no longer the current one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
+from ...model import RemovalReason
+from .. import Entry, EntryExistsError, Lease, Reader, Sink
+from .api import (
+    JETSTREAM_PATIENCE,
+    NO_MESSAGE_FOUND,
+    STREAM_NOT_FOUND,
+    ApiError,
+    JetStreamApi,
+    NoJetStreamError,
+    PendingAck,
+    WrongSequenceError,
+)
+from .backoff import delays
+from .link import REQUEST_TIMEOUT
+from .messages import (
+    EXPECTED_SEQUENCE,
+    EXPECTED_SUBJECT,
+    OPERATION,
+    REASON,
+    SCHEDULE,
+    SCHEDULE_NEXT,
+    SCHEDULE_TARGET,
+    SCHEDULE_TTL,
+    SCHEDULER,
+    TTL,
+    parse_headers,
+    removal,
+)
+from .reader import OrderedReader
+from .servertime import ServerTime
+from .stream import Stream, StreamOptions
+
+__all__ = ["JetStreamBucket"]
+
+_T = TypeVar("_T")
+
+# An answer that takes longer than this is sent for again: without a leader a publish is dropped in silence.
+_TRY_TIMEOUT = 2.0
+# Headers of a value message count as payload; ours need less than this.
+_HEADER_BYTES = 256
+# A clock that drifts 100 ppm is off by 6 ms after a minute.
+_CLOCK_AGE = 60.0
+
+
+class JetStreamBucket:
+    """The contract of `natsdisc.store.Bucket` on a stream."""
+
+    def __init__(self, api: JetStreamApi, name: str, options: StreamOptions, clock: ServerTime) -> None:
+        self._api = api
+        self._clock = clock
+        self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
+        self._stream = Stream(api, name, options, clock)
+
+    def forget(self) -> None:
+        """The connection broke: look at the stream and the server's clock again before the next write."""
+        self._stream.forget()
+
+    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+        self._check_size(key, value)
+        return await self._retried(lambda timeout: self._create(key, value, ttl, timeout))
+
+    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
+        self._check_size(key, value)
+        return await self._retried(lambda timeout: self._replace(key, value, revision, timeout))
+
+    async def delete(self, key: str, *, revision: int | None) -> None:
+        await self._retried(lambda timeout: self._delete(key, revision, timeout))
+
+    async def get(self, key: str) -> Entry | None:
+        _, entry = await self._retried(lambda timeout: self._last(key, timeout))
+        return entry
+
+    def watch(self, prefix: str, sink: Sink) -> Reader:
+        return OrderedReader(self._api, self._stream, f"{prefix}.>" if prefix else ">", sink)
+
+    def watchall(self, sink: Sink) -> Reader:
+        return self.watch("", sink)
+
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        try:
+            if not self._clock.known or self._clock.age > _CLOCK_AGE:
+                self._stream.forget()
+            await self._stream.ensure(leases=True)
+            acks = [await self._publish_lease(lease) for lease in leases]
+        except DiscoveryError as error:
+            return [error] * len(leases)
+        answers: list[DiscoveryError | None] = []
+        deadline = time.monotonic() + _TRY_TIMEOUT
+        for ack in acks:
+            try:
+                await ack.sequence(max(0.0, deadline - time.monotonic()))
+                answers.append(None)
+            except DiscoveryError as error:
+                if isinstance(error, StoreUnavailableError):
+                    self._stream.forget()
+                answers.append(error)
+        return answers
+
+    async def _create(self, key: str, value: bytes, ttl: float | None, timeout: float) -> int:
+        await self._stream.ensure(leases=ttl is not None)
+        expected = 0
+        while True:
+            try:
+                return await self._write_under_lease(key, value, expected, ttl, timeout)
+            except WrongSequenceError:
+                expected, entry = await self._last(key, timeout)
+            if entry is None:
+                continue  # a tombstone: write over it
+            if entry.value != value:
+                raise EntryExistsError(entry)
+            # The first answer was lost, or the same process registers again.
+            if ttl is not None:
+                await self._renew_now(Lease(key, entry.revision, ttl))
+            return entry.revision
+
+    async def _write_under_lease(
+        self, key: str, value: bytes, expected: int, ttl: float | None, timeout: float
+    ) -> int:
+        """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
+        lease = await self._publish_lease(Lease(key, expected, ttl)) if ttl is not None else None
+        subject = self._stream.subject_prefix + key
+        written = await self._api.publish(subject, value, {EXPECTED_SEQUENCE: str(expected)})
+        revision = await written.sequence(timeout)
+        if lease is None or ttl is None:
+            return revision
+        try:
+            await lease.sequence(timeout)
+        except (StoreUnavailableError, WrongSequenceError):
+            self._stream.forget()
+            await self._renew_now(Lease(key, revision, ttl))
+        except DiscoveryError:
+            # A value without the lease that was asked for would stay for ever.
+            await self._delete(key, revision, timeout)
+            raise
+        return revision
+
+    async def _replace(self, key: str, value: bytes, revision: int, timeout: float) -> int:
+        await self._stream.ensure(leases=False)
+        subject = self._stream.subject_prefix + key
+        written = await self._api.publish(subject, value, {EXPECTED_SEQUENCE: str(revision)})
+        try:
+            return await written.sequence(timeout)
+        except WrongSequenceError:
+            _, entry = await self._last(key, timeout)
+            if entry is not None and entry.value == value:
+                return entry.revision  # the first answer was lost
+            raise self._conflict(key, revision) from None
+
+    async def _delete(self, key: str, revision: int | None, timeout: float) -> None:
+        if not self._stream.known and not await self._stream.look():
+            return
+        while True:
+            expected = revision
+            if expected is None:
+                _, entry = await self._last(key, timeout)
+                if entry is None:
+                    return
+                expected = entry.revision
+            try:
+                await (await self._publish_tombstone(key, expected)).sequence(timeout)
+            except WrongSequenceError:
+                _, entry = await self._last(key, timeout)
+                if entry is None:
+                    return
+                if revision is not None:
+                    raise self._conflict(key, revision) from None
+            else:
+                return
+
+    async def _renew_now(self, lease: Lease) -> None:
+        [error] = await self.renew([lease])
+        if error is not None:
+            raise error
+
+    async def _publish_lease(self, lease: Lease) -> PendingAck:
+        target = self._stream.subject_prefix + lease.key
+        headers = {
+            SCHEDULE: f"@at {self._clock.after(lease.ttl)}",
+            SCHEDULE_TARGET: target,
+            SCHEDULE_TTL: self._tombstone_ttl,
+            OPERATION: "DEL",
+            EXPECTED_SEQUENCE: str(lease.revision),
+            EXPECTED_SUBJECT: target,
+        }
+        return await self._api.publish(self._stream.lease_prefix + lease.key, b"", headers)
+
+    async def _publish_tombstone(self, key: str, expected: int) -> PendingAck:
+        headers = {OPERATION: "DEL", EXPECTED_SEQUENCE: str(expected)}
+        if self._stream.ttls:
+            headers[TTL] = self._tombstone_ttl
+        if self._stream.leases:
+            # Ends the lease in the same commit.
+            headers[SCHEDULER] = self._stream.lease_prefix + key
+            headers[SCHEDULE_NEXT] = "purge"
+            headers[REASON] = RemovalReason.UNREGISTERED
+        return await self._api.publish(self._stream.subject_prefix + key, b"", headers)
+
+    async def _last(self, key: str, timeout: float) -> tuple[int, Entry | None]:
+        """The sequence of the key's last message, 0 without one, and the entry if it is a value."""
+        body = {"last_by_subj": self._stream.subject_prefix + key}
+        try:
+            answer = await self._api.call(f"STREAM.MSG.GET.{self._stream.name}", body, timeout=timeout)
+        except ApiError as error:
+            if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
+                return 0, None
+            raise
+        message = answer["message"]
+        sequence = int(message["seq"])
+        headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
+        if removal(headers, self._stream.lease_prefix + key) is not None:
+            return sequence, None
+        return sequence, Entry(key, base64.b64decode(message.get("data", "")), sequence)
+
+    async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
+        """What `attempt(timeout)` answers, tried again while the store is unavailable."""
+        started = time.monotonic()
+        pauses = delays(first=0.05, longest=0.5)
+        while True:
+            try:
+                await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
+                return await attempt(_TRY_TIMEOUT)
+            except StoreUnavailableError as error:
+                self._stream.forget()
+                patience = JETSTREAM_PATIENCE if isinstance(error, NoJetStreamError) else REQUEST_TIMEOUT
+                pause = next(pauses)
+                if time.monotonic() + pause > started + patience:
+                    raise
+                await asyncio.sleep(pause)
+
+    def _conflict(self, key: str, revision: int) -> ConflictError:
+        return ConflictError(f"{key} in bucket {self._stream.bucket} is no longer at revision {revision}")
+
+    def _check_size(self, key: str, value: bytes) -> None:
+        most = self._api.link.max_payload - _HEADER_BYTES
+        if len(value) > most:
+            raise PayloadTooLargeError(
+                f"{key}: {len(value)} bytes, and the server takes {most} (its max_payload less our headers)"
+            )

@@ -1,0 +1,111 @@
+"""A connection of our own, with settings that suit a registry better than nats-py's."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from ...errors import InvalidValueError, PermissionDeniedError, StoreUnavailableError
+
+__all__ = ["Connection", "open_connection"]
+
+# Two unanswered pings end a connection: a dead one is noticed within 12 s instead of 6 minutes.
+_OPTIONS: dict[str, Any] = {
+    "name": "natsdisc",
+    "ping_interval": 4,
+    "max_outstanding_pings": 1,
+    # For ever: a registry that gives up after 60 tries never sees the server come back.
+    "max_reconnect_attempts": -1,
+}
+_RECONNECT_WAIT = 0.25
+_SCHEMES = ("nats", "tls", "ws", "wss")
+_REFUSALS = (
+    "authorization violation",
+    "authorization failed",
+    "user authentication",
+    "permissions violation",
+)
+
+
+class Connection:
+    """A nats-py client that reports its errors to whoever listens, and to the user's `error_cb`."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.on_error: Callable[[Exception], None] = lambda error: None
+
+
+async def open_connection(servers: str | list[str], options: dict[str, Any]) -> Connection:
+    """Connect to one of `servers`, trying each once; `options` are nats-py's.
+
+    Raises StoreUnavailableError, PermissionDeniedError, InvalidValueError.
+    """
+    count = _check(servers)
+    connection = Connection()
+    failures: list[Exception] = []
+    all_failed = asyncio.Event()
+    users_callback = options.pop("error_cb", None)
+
+    async def error_cb(error: Exception) -> None:
+        failures.append(error)
+        connection.on_error(error)
+        if len(failures) >= count:
+            all_failed.set()
+        if users_callback is not None:
+            await users_callback(error)
+
+    # nats-py waits the same time between all tries: a fleet should not come back in step.
+    jitter = {"reconnect_time_wait": _RECONNECT_WAIT * random.uniform(0.8, 1.6)}  # noqa: S311
+    settings = {**_OPTIONS, **jitter, **options, "error_cb": error_cb}
+    try:
+        connecting = asyncio.create_task(connection.client.connect(servers, **settings))
+    except TypeError as error:
+        raise InvalidValueError(f"nats-py does not know this option: {error}") from error
+    failing = asyncio.create_task(all_failed.wait())
+    try:
+        await asyncio.wait((connecting, failing), return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done() and connecting.exception() is None:
+            return connection
+        cause = connecting.exception() if connecting.done() else failures[-1]
+    finally:
+        failing.cancel()
+        if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            await _discard(connection.client)
+    assert cause is not None
+    raise _translated(cause, servers) from cause
+
+
+def _check(servers: str | list[str]) -> int:
+    urls = [servers] if isinstance(servers, str) else list(servers)
+    if not urls:
+        raise InvalidValueError("no server URL was given")
+    for url in urls:
+        scheme, separator, _ = url.partition("://")
+        if separator and scheme not in _SCHEMES:
+            raise InvalidValueError(f"a NATS URL begins with {', '.join(_SCHEMES)}, not {scheme!r}: {url}")
+    return len(urls)
+
+
+async def _discard(client: Client) -> None:
+    """Close the socket of a client that did not get through."""
+    with suppress(NatsError, OSError):
+        await client.close()
+
+
+def _translated(error: BaseException, servers: str | list[str]) -> Exception:
+    text = str(error) or type(error).__name__
+    if any(refusal in text.lower() for refusal in _REFUSALS):
+        return PermissionDeniedError(f"{servers} refused the credentials: {text}")
+    if isinstance(error, NatsError) and "invalid" in text:
+        return InvalidValueError(f"{servers}: {text}")
+    if isinstance(error, (NatsError, OSError, TimeoutError)):
+        return StoreUnavailableError(f"cannot connect to {servers}: {text}")
+    return InvalidValueError(f"cannot connect to {servers} with these options: {text}")

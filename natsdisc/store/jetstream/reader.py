@@ -1,0 +1,274 @@
+"""A watch on a stream that always converges: an ordered push consumer (ADR-17), made anew after any doubt.
+
+A pass makes one ephemeral consumer with `last_per_subject`, so it begins with a snapshot, and follows it. It
+ends when something may have cost a message: a gap in the consumer's sequence, silence where idle heartbeats
+should be, or a reconnect. The next pass then reports a whole new snapshot: the sink works out what changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+from nats.nuid import NUID
+
+from ...errors import DiscoveryError, StoreUnavailableError, UnsupportedServerError
+from .. import Sink
+from .api import (
+    FILTER_NOT_IN_STREAM,
+    JETSTREAM_PATIENCE,
+    STREAM_NOT_FOUND,
+    ApiError,
+    JetStreamApi,
+    NoJetStreamError,
+)
+from .backoff import delays
+from .link import Headers, Msg
+from .messages import Forged, removal
+from .stream import Stream
+
+__all__ = ["OrderedReader"]
+
+# The server says so when it has nothing to say. Two lost in a row, and half of one for the way, are silence.
+_IDLE_HEARTBEAT = 1.5
+_SILENCE = 2.5 * _IDLE_HEARTBEAT
+# The server removes a consumer that nobody listens to after this, should we die before we can.
+_INACTIVE_THRESHOLD = 10.0
+# After a break every watcher of a server comes back at once: each waits up to this long first.
+_SPREAD = 0.25
+_NS = 1_000_000_000
+
+_names = NUID()
+
+
+class OrderedReader:
+    """Reports one filter of one stream to one sink until it is closed."""
+
+    def __init__(self, api: JetStreamApi, stream: Stream, tokens: str, sink: Sink) -> None:
+        self._api = api
+        self._stream = stream
+        self._filter = stream.subject_prefix + tokens
+        self._sink = sink
+        self._wake = asyncio.Event()
+        self._breaks = 0
+        self._seen_stream = False
+        self._absences = delays(first=0.1, longest=2.0)
+        self._forget_listener = api.link.on_reconnect(self._wake.set)
+        self._task = asyncio.create_task(self._run(), name=f"natsdisc-reader {self._filter}")
+
+    async def aclose(self) -> None:
+        self._forget_listener()
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        started = _now()
+        pauses = delays(first=0.1, longest=2.0)
+        while True:
+            try:
+                await self._api.link.ready()
+                self._breaks = self._api.link.breaks
+                doubt = await self._pass()
+            except StoreUnavailableError as error:
+                never_seen = isinstance(error, NoJetStreamError) and not self._seen_stream
+                if never_seen and _now() - started > JETSTREAM_PATIENCE:
+                    self._sink.fail(error)
+                    return
+                self._sink.stale(error)
+                await asyncio.sleep(next(pauses))
+            except DiscoveryError as error:
+                self._sink.fail(error)
+                return
+            else:
+                pauses = delays(first=0.1, longest=2.0)
+                if doubt is not None:
+                    self._sink.stale(StoreUnavailableError(f"watching {self._filter}: {doubt}"))
+                    await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311 (spreads load)
+
+    async def _pass(self) -> str | None:
+        """Make a consumer and follow it until there is a doubt, or wait for a stream that is not there.
+
+        Raises what cannot be repaired, and StoreUnavailableError for what can.
+        """
+        name = _names.next().decode()
+        inbox = self._api.link.new_inbox()
+        delivery = Delivery(self._stream, self._sink, self._wake)
+        unsubscribe = await self._api.link.subscribe(inbox, delivery.receive)
+        try:
+            self._sink.begin()
+            pending = await self._create_consumer(name, inbox)
+            if pending is None:
+                self._sink.end()
+                return await self._wait_for_stream()
+            self._seen_stream = True
+            self._absences = delays(first=0.1, longest=2.0)
+            delivery.expect(pending)
+            return await self._follow(delivery, name)
+        finally:
+            delivery.ended = True
+            await unsubscribe()
+            await self._api.link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{name}")
+
+    async def _follow(self, delivery: Delivery, name: str) -> str:
+        while True:
+            self._wake.clear()
+            if self._api.link.breaks != self._breaks:
+                return "the connection broke"
+            if delivery.doubt is not None:
+                return delivery.doubt
+            silence = _now() - delivery.heard
+            if silence > _SILENCE:
+                return f"the server has been silent for {silence:.1f} s"
+            if delivery.snapshot_is_quiet:
+                await self._ask_for_end(delivery, name)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SILENCE - silence + _IDLE_HEARTBEAT / 10):
+                    await self._wake.wait()
+
+    async def _ask_for_end(self, delivery: Delivery, name: str) -> None:
+        """Messages that went away after they were counted never come: ask what is left of the snapshot."""
+        delivery.snapshot_is_quiet = False
+        try:
+            info = await self._api.call(f"CONSUMER.INFO.{self._stream.name}.{name}")
+        except ApiError:
+            delivery.doubt = "the consumer is gone"
+            return
+        delivery.expect(delivery.received + int(info["num_pending"]))
+
+    async def _wait_for_stream(self) -> None:
+        """Until somebody makes the stream, or some time has passed."""
+        advisory = f"$JS.EVENT.ADVISORY.STREAM.CREATED.{self._stream.name}"
+        unsubscribe = await self._api.link.subscribe(advisory, self._wake_up)
+        try:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next(self._absences)):
+                    await self._wake.wait()
+        finally:
+            await unsubscribe()
+
+    def _wake_up(self, _: Msg) -> None:
+        self._wake.set()
+
+    async def _create_consumer(self, name: str, inbox: str) -> int | None:
+        """How many messages the snapshot has; None when there is no stream."""
+        config = {
+            "name": name,
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "max_deliver": 1,
+            "filter_subject": self._filter,
+            "flow_control": True,
+            "idle_heartbeat": int(_IDLE_HEARTBEAT * _NS),
+            "inactive_threshold": int(_INACTIVE_THRESHOLD * _NS),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        # The filter stands in the subject, so that permissions can confine a reader to a namespace.
+        subject = f"CONSUMER.CREATE.{self._stream.name}.{name}.{self._filter}"
+        try:
+            info = await self._api.call(subject, {"stream_name": self._stream.name, "config": config})
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            if error.err_code == FILTER_NOT_IN_STREAM:
+                raise UnsupportedServerError(
+                    f"the stream {self._stream.name} is not a KV bucket: it does not hold {self._filter}"
+                ) from error
+            if error.code >= 500:
+                raise StoreUnavailableError(str(error)) from error
+            raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
+        return int(info["num_pending"])
+
+
+class Delivery:
+    """What one consumer delivers, in the consumer's order or not at all."""
+
+    def __init__(self, stream: Stream, sink: Sink, wake: asyncio.Event) -> None:
+        self._subject_prefix = stream.subject_prefix
+        self._lease_prefix = stream.lease_prefix
+        self._sink = sink
+        self._wake = wake
+        self._expected: int | None = None
+        self._in_snapshot = True
+        self.received = 0
+        self.heard = _now()
+        self.doubt: str | None = None
+        self.snapshot_is_quiet = False
+        self.ended = False
+
+    def expect(self, messages: int) -> None:
+        """The snapshot has this many messages."""
+        self._expected = messages
+        self.heard = _now()
+        self._end_snapshot_at(messages)
+
+    def receive(self, message: Msg) -> str | None:
+        """Take a message; the subject that flow control wants an answer on, if any."""
+        if self.ended or self.doubt is not None:
+            return None
+        self.heard = _now()
+        if message.headers is not None and "Status" in message.headers:
+            return self._control(message.headers, message.reply)
+        _, consumer_sequence, pending = _delivered(message.reply)
+        if consumer_sequence != self.received + 1:
+            self._doubt(f"message {consumer_sequence} came after {self.received}")
+            return None
+        self.received = consumer_sequence
+        self._report(message)
+        if self._in_snapshot:
+            self._end_snapshot_at(self.received if pending == 0 else self._expected)
+        else:
+            self._sink.confirm()
+        return None
+
+    def _report(self, message: Msg) -> None:
+        key = message.subject[len(self._subject_prefix) :]
+        why = removal(message.headers, self._lease_prefix + key) if message.headers is not None else None
+        if why is None:
+            self._sink.put(key, message.data)
+        elif isinstance(why, Forged):
+            self._sink.keep(key)
+        else:
+            self._sink.delete(key, why)
+
+    def _control(self, headers: Headers, reply: str) -> str | None:
+        if headers["Status"] != "100":
+            self._doubt(f"the consumer ended: {headers.get('Description')}")
+            return None
+        if reply:
+            return reply  # a flow-control request
+        if int(headers.get("Nats-Last-Consumer", self.received)) != self.received:
+            self._doubt("an idle heartbeat tells of messages that did not come")
+            return None
+        stalled = headers.get("Nats-Consumer-Stalled")
+        if not self._in_snapshot:
+            self._sink.confirm()
+        elif stalled is None:
+            self.snapshot_is_quiet = True
+            self._wake.set()
+        return stalled
+
+    def _end_snapshot_at(self, messages: int | None) -> None:
+        if self._in_snapshot and messages is not None and self.received >= messages:
+            self._in_snapshot = False
+            self._sink.end()
+
+    def _doubt(self, reason: str) -> None:
+        self.doubt = reason
+        self._wake.set()
+
+
+def _delivered(reply: str) -> tuple[int, int, int]:
+    """Stream sequence, consumer sequence and messages left, of a `$JS.ACK` subject (ADR-15)."""
+    tokens = reply.split(".")
+    at = 5 if len(tokens) == 9 else 7
+    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 3])
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

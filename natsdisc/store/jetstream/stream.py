@@ -1,0 +1,176 @@
+"""The stream behind a bucket: its names, its configuration, and whether it can carry leases."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...errors import InvalidNameError, InvalidValueError, StoreUnavailableError, UnsupportedServerError
+from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from .servertime import ServerTime
+
+__all__ = ["Stream", "StreamOptions"]
+
+_PREFIX_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """How buckets are made, and named."""
+
+    replicas: int = 1
+    storage: Literal["file", "memory"] = "file"
+    bucket_prefix: str = ""
+    tombstone_ttl: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not set(self.bucket_prefix) <= _PREFIX_CHARS:
+            raise InvalidNameError(f"bucket_prefix may hold [-_a-zA-Z0-9] only: {self.bucket_prefix!r}")
+        if self.replicas not in range(1, 6):
+            raise InvalidValueError(f"replicas must be 1 to 5: {self.replicas!r}")
+        if self.storage not in ("file", "memory"):
+            raise InvalidValueError(f'storage must be "file" or "memory": {self.storage!r}')
+        # The server takes TTLs in whole seconds, from one on (ADR-43).
+        if not self.tombstone_ttl >= 1:
+            raise InvalidValueError(f"tombstone_ttl must be at least 1 s: {self.tombstone_ttl!r}")
+
+
+class Stream:
+    """What is known of the stream behind one bucket."""
+
+    def __init__(self, api: JetStreamApi, bucket: str, options: StreamOptions, clock: ServerTime) -> None:
+        self.bucket = f"{options.bucket_prefix}_{bucket}" if options.bucket_prefix else bucket
+        self.name = f"KV_{self.bucket}"
+        self.subject_prefix = f"$KV.{self.bucket}."
+        self.lease_prefix = f"$NATSDISC.LEASE.{self.bucket}."
+        self._api = api
+        self._options = options
+        self._clock = clock
+        self._config: dict[str, Any] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the stream was seen since the connection last broke."""
+        return self._config is not None
+
+    @property
+    def leases(self) -> bool:
+        """Whether the stream, as it was last seen, can hold leases (ADR-51)."""
+        return self._config is not None and bool(self._config.get("allow_msg_schedules"))
+
+    @property
+    def ttls(self) -> bool:
+        """Whether the stream, as it was last seen, takes per-message TTLs (ADR-43)."""
+        return self._config is not None and bool(self._config.get("allow_msg_ttl"))
+
+    def forget(self) -> None:
+        """Look again before the next write: the stream may have been deleted or made anew."""
+        self._config = None
+
+    async def look(self) -> bool:
+        """Read the stream's configuration and the server's time; False when there is no stream."""
+        sent = time.monotonic()
+        try:
+            info = await self._api.call(f"STREAM.INFO.{self.name}")
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                self._config = None
+                return False
+            raise
+        self._take(info, sent)
+        return True
+
+    async def ensure(self, *, leases: bool) -> None:
+        """Have a stream to write to: make it, or take what is there, extended for leases if need be.
+
+        Raises UnsupportedServerError.
+        """
+        if self._config is None and not await self.look():
+            await self._create()
+        if leases and not self.leases:
+            await self._extend()
+        self._check()
+
+    async def _create(self) -> None:
+        config = {
+            "name": self.name,
+            "description": "natsdisc registry",
+            "subjects": [f"{self.subject_prefix}>"],
+            "max_msgs_per_subject": 1,
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "discard": "old",  # schedules refuse "new" (error 10052)
+            "num_replicas": self._options.replicas,
+            "storage": self._options.storage,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_msg_size": -1,
+        }
+        sent = time.monotonic()
+        version = _version(self._api.link.server_version)
+        if version >= (2, 11):
+            config["allow_msg_ttl"] = True
+        if version >= (2, 12):
+            config["allow_msg_schedules"] = True
+            config["subjects"] = [f"{self.subject_prefix}>", f"{self.lease_prefix}>"]
+        try:
+            self._take(await self._api.call(f"STREAM.CREATE.{self.name}", config), sent)
+        except ApiError as error:
+            # Somebody with other options was first: theirs is the bucket.
+            if error.err_code == STREAM_NAME_IN_USE and await self.look():
+                return
+            raise UnsupportedServerError(f"cannot make the bucket {self.bucket}: {error}") from error
+
+    async def _extend(self) -> None:
+        assert self._config is not None
+        version = self._api.link.server_version
+        if _version(version) < (2, 12):
+            raise UnsupportedServerError(
+                f"leases need nats-server 2.12 or newer, this one is {version}; upgrade it, or use "
+                "lease_ttl=None: an instance then stays until it is unregistered"
+            )
+        self._check()
+        config = {
+            **self._config,
+            "subjects": [*self._config["subjects"], f"{self.lease_prefix}>"],
+            "discard": "old",
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+            "allow_msg_schedules": True,
+        }
+        sent = time.monotonic()
+        try:
+            self._take(await self._api.call(f"STREAM.UPDATE.{self.name}", config), sent)
+        except ApiError as error:
+            raise UnsupportedServerError(
+                f"the bucket {self.bucket} cannot be extended for leases: {error}; delete it, or use "
+                "lease_ttl=None: an instance then stays until it is unregistered"
+            ) from error
+
+    def _take(self, info: dict[str, Any], sent: float) -> None:
+        self._config = info["config"]
+        if "ts" in info:
+            self._clock.observe(info["ts"], sent, time.monotonic())
+
+    def _check(self) -> None:
+        config = self._config
+        if config is None:
+            raise StoreUnavailableError(f"the bucket {self.bucket} went away while it was looked at")
+        if f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
+            raise UnsupportedServerError(
+                f"the stream {self.name} is not a KV bucket: it does not hold {self.subject_prefix}>; "
+                "rename it, or choose a bucket_prefix"
+            )
+        if config.get("max_msgs_per_subject") != 1:
+            raise UnsupportedServerError(
+                f"the bucket {self.bucket} keeps {config.get('max_msgs_per_subject')} values a key, not 1: "
+                "an old value could come back when the newest expires; set its history to 1"
+            )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor, _ = text.split(".")
+    return int(major), int(minor)

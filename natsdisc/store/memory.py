@@ -1,0 +1,175 @@
+"""A store without a server, for tests of services that use natsdisc."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..clock import Clock, LoopClock, Timer
+from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
+from ..model import RemovalReason
+from . import Entry, EntryExistsError, Lease, Reader, Sink
+
+__all__ = ["MemoryStore"]
+
+# nats-server's default max_payload, so that a test meets the limit that production has.
+_MAX_VALUE_BYTES = 1024 * 1024
+
+
+class MemoryStore:
+    """Buckets in this process; every Discovery on one MemoryStore sees the others.
+
+    Leases run in `clock`: with a `natsdisc.ManualClock` a test moves time itself.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock if clock is not None else LoopClock()
+        self._buckets: dict[str, MemoryBucket] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def bucket(self, name: str) -> MemoryBucket:
+        """The bucket `name`."""
+        return self._buckets.setdefault(name, MemoryBucket(self._clock))
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Nothing ever breaks here: the callback is never called."""
+        return lambda: None
+
+    def attach(self) -> None:
+        """Nothing is held for a user."""
+
+    async def detach(self) -> None:
+        """Nothing to free: the buckets outlive their users, as on a server."""
+
+
+class MemoryBucket:
+    """The contract of `natsdisc.store.Bucket` on a dict."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._leases: dict[str, Timer] = {}
+        self._readers: set[_MemoryReader] = set()
+        self._revision = 0
+
+    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+        await asyncio.sleep(0)
+        existing = self._entries.get(key)
+        if existing is None:
+            revision = self._write(key, value)
+        elif existing.value == value:
+            revision = existing.revision
+        else:
+            raise EntryExistsError(existing)
+        if ttl is not None:
+            self._set_lease(key, ttl)
+        return revision
+
+    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
+        await asyncio.sleep(0)
+        self._check_fence(key, revision)
+        return self._write(key, value)
+
+    async def delete(self, key: str, *, revision: int | None) -> None:
+        await asyncio.sleep(0)
+        if key not in self._entries:
+            return
+        if revision is not None:
+            self._check_fence(key, revision)
+        self._remove(key, RemovalReason.UNREGISTERED)
+
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        await asyncio.sleep(0)
+        answers: list[DiscoveryError | None] = []
+        for lease in leases:
+            try:
+                self._check_fence(lease.key, lease.revision)
+            except ConflictError as error:
+                answers.append(error)
+            else:
+                self._set_lease(lease.key, lease.ttl)
+                answers.append(None)
+        return answers
+
+    async def get(self, key: str) -> Entry | None:
+        await asyncio.sleep(0)
+        return self._entries.get(key)
+
+    def watch(self, prefix: str, sink: Sink) -> Reader:
+        reader = _MemoryReader(prefix, sink, self._readers.discard)
+        reader.report(sink.begin)
+        for entry in self._entries.values():
+            reader.report_put(entry.key, entry.value)
+        reader.report(sink.end)
+        self._readers.add(reader)
+        return reader
+
+    def watchall(self, sink: Sink) -> Reader:
+        return self.watch("", sink)
+
+    def _check_fence(self, key: str, revision: int) -> None:
+        entry = self._entries.get(key)
+        if entry is None or entry.revision != revision:
+            raise ConflictError(f"{key} is no longer at revision {revision}")
+
+    def _write(self, key: str, value: bytes) -> int:
+        if len(value) > _MAX_VALUE_BYTES:
+            raise PayloadTooLargeError(f"{key}: {len(value)} bytes, {_MAX_VALUE_BYTES} are allowed")
+        self._revision += 1
+        self._entries[key] = Entry(key, value, self._revision)
+        for reader in self._readers:
+            reader.report_put(key, value)
+        return self._revision
+
+    def _remove(self, key: str, reason: RemovalReason) -> None:
+        lease = self._leases.pop(key, None)
+        if lease is not None:
+            lease.cancel()
+        del self._entries[key]
+        self._revision += 1
+        for reader in self._readers:
+            reader.report_delete(key, reason)
+
+    def _set_lease(self, key: str, ttl: float) -> None:
+        lease = self._leases.pop(key, None)
+        if lease is not None:
+            lease.cancel()
+        self._leases[key] = self._clock.call_at(
+            self._clock.time() + ttl, lambda: self._remove(key, RemovalReason.EXPIRED)
+        )
+
+
+class _MemoryReader:
+    """Reports in a later turn of the loop, in order, as a network would."""
+
+    def __init__(self, prefix: str, sink: Sink, forget: Callable[[_MemoryReader], None]) -> None:
+        self._below = f"{prefix}." if prefix else ""
+        self._sink = sink
+        self._forget = forget
+        self._reports: deque[Callable[[], None]] = deque()
+        self._closed = False
+
+    def report_put(self, key: str, value: bytes) -> None:
+        if key.startswith(self._below):
+            self.report(lambda: self._sink.put(key, value))
+
+    def report_delete(self, key: str, reason: RemovalReason) -> None:
+        if key.startswith(self._below):
+            self.report(lambda: self._sink.delete(key, reason))
+
+    def report(self, call: Callable[[], None]) -> None:
+        if not self._reports:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._reports.append(call)
+
+    def _flush(self) -> None:
+        while self._reports and not self._closed:
+            self._reports.popleft()()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._forget(self)

@@ -1,0 +1,283 @@
+"""A running query: one feed from the store, and the watches that are read from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Protocol, Self
+
+from .clock import Clock, Timer
+from .errors import ClosedError, DiscoveryError
+from .fold import Backlog, Change, Fold
+from .model import Event, Instance, Query, RemovalReason
+from .stats import Stats
+from .store import Reader, Sink
+
+__all__ = ["Feed", "Follower", "Watch"]
+
+_log = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """Who hears of a feed's changes. Every method is quick and never raises."""
+
+    def changed(self, change: Change) -> None: ...
+
+    def synced(self) -> None: ...
+
+    def ended(self, error: DiscoveryError | None) -> None: ...
+
+
+class Feed:
+    """The picture of one query, kept by one reader of the store, for any number of followers.
+
+    It is the store's `Sink`. It opens with the first follower and closes with the last.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        decode: Callable[[str, bytes], Instance],
+        open_reader: Callable[[Sink], Reader],
+        *,
+        clock: Clock,
+        grace: float,
+        stats: Stats,
+    ) -> None:
+        self._query = query
+        self._fold = Fold(decode, grace=grace)
+        self._open_reader = open_reader
+        self._clock = clock
+        self._stats = stats
+        self._reader: Reader | None = None
+        self._timer: Timer | None = None
+        self._followers: list[Follower] = []
+        self._stale_since: float | None = None
+        self._confirmed = clock.time()
+        self.error: DiscoveryError | None = None
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the first snapshot is complete."""
+        return self._fold.synced
+
+    @property
+    def instances(self) -> Iterable[Instance]:
+        """The picture, in no order."""
+        return self._fold.instances
+
+    @property
+    def age(self) -> float:
+        """Seconds since the server last confirmed the picture."""
+        return self._clock.time() - self._confirmed
+
+    def follow(self, follower: Follower) -> None:
+        """Tell `follower` of every change from now on."""
+        self._followers.append(follower)
+        if self._reader is None and self.error is None:
+            self._reader = self._open_reader(self)
+
+    async def leave(self, follower: Follower) -> None:
+        """Tell `follower` no more; without followers the reader is closed."""
+        if follower in self._followers:
+            self._followers.remove(follower)
+        if not self._followers:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End quietly for every follower."""
+        for follower in self._followers:
+            follower.ended(None)
+        self._followers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            await reader.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody follows."""
+        return bool(self._followers)
+
+    # The sink: the store's reader calls these.
+
+    def begin(self) -> None:
+        self._fold.begin()
+
+    def put(self, key: str, value: bytes) -> None:
+        self._tell(self._fold.put(key, value, self._clock.time()))
+        if self._timer is None:
+            self._schedule()
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        self._tell(self._fold.delete(key, reason, self._clock.time()))
+        if self._timer is None:
+            self._schedule()
+
+    def keep(self, key: str) -> None:
+        self._stats.forged += 1
+        _log.warning("a forged message under %s in %s is ignored", key, self._query)
+        self._fold.keep(key)
+
+    def end(self) -> None:
+        first = not self._fold.synced
+        self._fold.end(self._clock.time())
+        self._schedule()
+        self.confirm()
+        if first:
+            for follower in list(self._followers):
+                follower.synced()
+
+    def confirm(self) -> None:
+        self._confirmed = self._clock.time()
+        if self._stale_since is not None:
+            _log.info("%s is in sync again after %.1f s", self._query, self._confirmed - self._stale_since)
+            self._stale_since = None
+
+    def stale(self, error: DiscoveryError) -> None:
+        if self._stale_since is None:
+            self._stale_since = self._confirmed
+            _log.warning("%s is stale: %s", self._query, error)
+
+    def fail(self, error: DiscoveryError) -> None:
+        self.error = error
+        _log.error("%s cannot be watched: %s", self._query, error)
+        for follower in list(self._followers):
+            follower.ended(error)
+
+    def _tell(self, change: Change | None) -> None:
+        if change is not None:
+            for follower in list(self._followers):
+                follower.changed(change)
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._fold.due
+        if due is not None and self.is_open:
+            self._timer = self._clock.call_at(due, self._advance)
+
+    def _advance(self) -> None:
+        self._timer = None
+        for change in self._fold.advance(self._clock.time()):
+            self._tell(change)
+        self._schedule()
+
+
+class Watch:
+    """The events of a query, as an async iterator and an async context manager.
+
+    It starts with the first use. A failure that cannot be repaired raises out of the iterator, and again at
+    every further use; only `aclose` and `Discovery.close` end it quietly. Cancelling a read loses no event.
+    """
+
+    def __init__(
+        self, join: Callable[[], Feed], release: Callable[[Feed, Follower], None], stats: Stats
+    ) -> None:
+        self._join = join
+        self._release = release
+        self._inbox = _Inbox(stats)
+        self._feed: Feed | None = None
+        self._finalizer: weakref.finalize[..., Watch] | None = None
+
+    def _start(self) -> None:
+        if self._feed is not None or self._inbox.closed:
+            return
+        feed = self._join()
+        self._feed = feed
+        self._inbox.start(feed)
+        # A reader that is dropped without a word must not keep the server delivering.
+        self._finalizer = weakref.finalize(self, self._release, feed, self._inbox)
+        self._finalizer.atexit = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event; raises StopAsyncIteration once closed, and what broke the watch for good."""
+        self._start()
+        return await self._inbox.next()
+
+    async def synced(self) -> None:
+        """Wait until every instance that was there is reported; raises what broke the watch, ClosedError."""
+        self._start()
+        await self._inbox.wait_synced()
+
+    async def aclose(self) -> None:
+        """End the watch and free its consumer on the server."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._inbox.ended(None)
+        if self._feed is not None:
+            await self._feed.leave(self._inbox)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _Inbox:
+    """The follower behind a Watch. It outlives a dropped Watch until it is released."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._backlog = Backlog()
+        self._wake = asyncio.Event()
+        self._is_synced = False
+        self._error: DiscoveryError | None = None
+        self.closed = False
+
+    def start(self, feed: Feed) -> None:
+        self._backlog = Backlog(feed.instances)
+        self._is_synced = feed.is_synced
+        if feed.error is not None:
+            self.ended(feed.error)
+        feed.follow(self)
+
+    def changed(self, change: Change) -> None:
+        if not self._backlog.push(change):
+            self._stats.conflated += 1
+        self._wake.set()
+
+    def synced(self) -> None:
+        self._is_synced = True
+        self._wake.set()
+
+    def ended(self, error: DiscoveryError | None) -> None:
+        self.closed = True
+        self._error = self._error or error
+        self._wake.set()
+
+    async def next(self) -> Event:
+        while True:
+            if self.closed and self._error is None:
+                raise StopAsyncIteration
+            if self._backlog:
+                self._stats.events += 1
+                return self._backlog.pop()
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def wait_synced(self) -> None:
+        while not self._is_synced:
+            if self._error is not None:
+                raise self._error
+            if self.closed:
+                raise ClosedError("the watch was closed before it was in sync")
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._wake.clear()
+        await self._wake.wait()

@@ -1,0 +1,82 @@
+"""Instances as the seed's JSON, byte for byte as serde writes it, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from .errors import InvalidIdError, InvalidNameError, InvalidValueError
+from .model import EndpointInstance, Instance, ModelInstance, Transport
+
+__all__ = ["dumps", "loads"]
+
+
+def dumps(instance: Instance) -> bytes:
+    """The JSON of an instance; raises InvalidValueError for what JSON cannot hold."""
+    fields: dict[str, Any]
+    if isinstance(instance, EndpointInstance):
+        fields = {
+            "type": "Endpoint",
+            "component": instance.component,
+            "endpoint": instance.endpoint,
+            "namespace": instance.namespace,
+            "instance_id": instance.instance_id,
+            "transport": {instance.transport.kind: instance.transport.address},
+        }
+        if instance.metadata:
+            fields["metadata"] = dict(instance.metadata)
+    elif isinstance(instance, ModelInstance):
+        fields = {
+            "type": "Model",
+            "namespace": instance.namespace,
+            "component": instance.component,
+            "endpoint": instance.endpoint,
+            "instance_id": instance.instance_id,
+            "card_json": instance.card,
+        }
+        if instance.model_suffix is not None:
+            fields["model_suffix"] = instance.model_suffix
+    else:
+        raise InvalidValueError(f"not an instance: {type(instance).__name__}")
+    try:
+        # What only orjson can write (dates, dataclasses) would come back as something else.
+        return orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+    except (TypeError, ValueError, RecursionError) as error:
+        part = "metadata or transport" if isinstance(instance, EndpointInstance) else "card"
+        raise InvalidValueError(f"the {part} of {instance.id} has no JSON form: {error}") from error
+
+
+def loads(data: bytes) -> Instance:
+    """The instance in `data`; raises InvalidValueError when there is none."""
+    try:
+        fields = orjson.loads(data)
+    except ValueError as error:
+        raise InvalidValueError(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise InvalidValueError(f"not a JSON object but {type(fields).__name__}")
+    try:
+        return _instance(fields)
+    except KeyError as error:
+        raise InvalidValueError(f"no field {error}") from error
+    except (InvalidNameError, InvalidIdError) as error:
+        raise InvalidValueError(str(error)) from error
+
+
+def _instance(fields: dict[str, Any]) -> Instance:
+    place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
+    match fields["type"]:
+        case "Endpoint":
+            transport = _transport(fields["transport"])
+            return EndpointInstance(*place, transport=transport, metadata=fields.get("metadata", {}))
+        case "Model":
+            return ModelInstance(*place, card=fields["card_json"], model_suffix=fields.get("model_suffix"))
+        case other:
+            raise InvalidValueError(f"unknown type {other!r}")
+
+
+def _transport(value: object) -> Transport:
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InvalidValueError(f"transport must be an object with one kind, not {value!r:.80}")
+    [(kind, address)] = value.items()
+    return Transport(kind, address)

@@ -1,6 +1,7 @@
 """What is discovered: frozen values that are checked when they are made, and trusted afterwards.
 
 Two instances are the same instance when their ids are equal. An id may come back after it was removed.
+JSON values (metadata, cards) take part in equality but not in the hash, so that instances fit into sets.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class EndpointSpec:
     component: str
     endpoint: str
     transport: Transport = field(kw_only=True)
-    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
@@ -211,7 +212,7 @@ class ModelSpec:
     namespace: str
     component: str
     endpoint: str
-    card: Any = field(kw_only=True)
+    card: Any = field(kw_only=True, hash=False)
     model_suffix: str | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
@@ -242,7 +243,7 @@ class EndpointInstance:
     endpoint: str
     instance_id: int
     transport: Transport = field(kw_only=True)
-    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
@@ -263,7 +264,7 @@ class ModelInstance:
     component: str
     endpoint: str
     instance_id: int
-    card: Any = field(kw_only=True)
+    card: Any = field(kw_only=True, hash=False)
     model_suffix: str | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:

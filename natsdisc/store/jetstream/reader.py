@@ -101,7 +101,8 @@ class OrderedReader:
             pending = await self._create_consumer(name, inbox)
             if pending is None:
                 self._sink.end()
-                return await self._wait_for_stream()
+                await self._wait_for_stream()
+                return None
             self._seen_stream = True
             self._absences = delays(first=0.1, longest=2.0)
             delivery.expect(pending)

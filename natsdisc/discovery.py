@@ -96,6 +96,7 @@ class Discovery:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[Kind, str]] = set()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         store.attach()
 
     @property
@@ -228,9 +229,17 @@ class Discovery:
 
         Takes about two seconds at most when the server is away: leases then end what is left.
         """
-        if self._closed:
-            return
         self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            # Whoever is in a hurry still leaves nothing behind: it is bounded.
+            await asyncio.wait((self._closing,))
+            raise
+
+    async def _close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import lease
 from .clock import Clock, Timer
-from .errors import AlreadyRegisteredError, ConflictError, DiscoveryError
+from .errors import ConflictError, DiscoveryError
 from .lease import Answer, State, Step
 from .model import Instance, InstanceId
 from .stats import Stats
@@ -92,19 +92,18 @@ class Registrar:
     async def register(
         self, bucket: Bucket, key: str, value: bytes, instance: Instance, ttl: float | None
     ) -> tuple[Registration, bool]:
-        """Make a registration, or find the same one; whether it was made.
+        """Make a registration, or see to it that the same one is still there; whether it was made.
 
-        Raises AlreadyRegisteredError, and what `Bucket.create` raises.
+        Raises what `Bucket.create` raises.
         """
         async with self._lock(instance.id):
             held = self._held.get(instance.id)
-            if held is not None and held.state is not State.LOST:
-                if held._value == value:
-                    return held, False
-                raise _already_registered(held.instance)
             sent = self._clock.time()
             revision = await bucket.create(key, value, ttl=ttl)
             hold = lease.started(ttl, revision, sent, _chance())
+            if held is not None and held._value == value:
+                self._put(held, hold)
+                return held, False
             registration = Registration(bucket, key, value, instance, hold)
             self._held[instance.id] = registration
             self._put(registration, hold)
@@ -272,14 +271,6 @@ class Registrar:
                     self._on_lost(registration)
                 except Exception:
                     _log.exception("on_lost failed for %s", registration.id)
-
-
-def _already_registered(existing: Instance) -> AlreadyRegisteredError:
-    return AlreadyRegisteredError(
-        f"{existing.id} is already registered with another value; unregister it, update it, or use "
-        "another instance id",
-        existing,
-    )
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -19,11 +19,9 @@ __all__ = [
 
 # Codes of nats-server's errors.json.
 STREAM_NOT_FOUND = 10059
-CONSUMER_NOT_FOUND = 10014
 WRONG_LAST_SEQUENCE = 10071
 NO_MESSAGE_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
-FILTER_NOT_IN_STREAM = 10093
 
 
 class ApiError(DiscoveryError):

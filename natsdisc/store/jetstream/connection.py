@@ -24,6 +24,7 @@ _OPTIONS: dict[str, Any] = {
     "max_reconnect_attempts": -1,
 }
 _RECONNECT_WAIT = 0.25
+_RESETS_FORGIVEN = 4
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _REFUSALS = (
     "authorization violation",
@@ -42,7 +43,7 @@ class Connection:
 
 
 async def open_connection(servers: str | list[str], options: dict[str, Any]) -> Connection:
-    """Connect to one of `servers`, trying each once; `options` are nats-py's.
+    """Connect to one of `servers`, giving up when none of them takes us; `options` are nats-py's.
 
     Raises StoreUnavailableError, PermissionDeniedError, InvalidValueError.
     """
@@ -55,7 +56,9 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
     async def error_cb(error: Exception) -> None:
         failures.append(error)
         connection.on_error(error)
-        if len(failures) >= count:
+        # A server that refuses credentials hangs up so fast that its words may be lost: ask again.
+        resets = sum(isinstance(failure, ConnectionResetError) for failure in failures)
+        if len(failures) >= count + min(resets, _RESETS_FORGIVEN * count):
             all_failed.set()
         if users_callback is not None:
             await users_callback(error)
@@ -73,6 +76,8 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
         if connecting.done() and connecting.exception() is None:
             return connection
         cause = connecting.exception() if connecting.done() else failures[-1]
+        # Refused credentials are told first, and then that the connection is gone.
+        cause = next(filter(_is_refusal, failures), cause)
     finally:
         failing.cancel()
         if not connecting.done() or connecting.cancelled() or connecting.exception() is not None:
@@ -96,16 +101,22 @@ def _check(servers: str | list[str]) -> int:
 
 async def _discard(client: Client) -> None:
     """Close the socket of a client that did not get through."""
-    with suppress(NatsError, OSError):
+    # nats-py asserts that there is something to close, which a URL it cannot read never came to.
+    with suppress(NatsError, OSError, AssertionError):
         await client.close()
 
 
 def _translated(error: BaseException, servers: str | list[str]) -> Exception:
     text = str(error) or type(error).__name__
-    if any(refusal in text.lower() for refusal in _REFUSALS):
+    if _is_refusal(error):
         return PermissionDeniedError(f"{servers} refused the credentials: {text}")
     if isinstance(error, NatsError) and "invalid" in text:
         return InvalidValueError(f"{servers}: {text}")
     if isinstance(error, (NatsError, OSError, TimeoutError)):
         return StoreUnavailableError(f"cannot connect to {servers}: {text}")
     return InvalidValueError(f"cannot connect to {servers} with these options: {text}")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    text = str(error).lower()
+    return any(refusal in text for refusal in _REFUSALS)

@@ -13,10 +13,9 @@ from contextlib import suppress
 
 from nats.nuid import NUID
 
-from ...errors import DiscoveryError, StoreUnavailableError, UnsupportedServerError
+from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError, UnsupportedServerError
 from .. import Sink
 from .api import (
-    FILTER_NOT_IN_STREAM,
     JETSTREAM_PATIENCE,
     STREAM_NOT_FOUND,
     ApiError,
@@ -81,6 +80,12 @@ class OrderedReader:
             except DiscoveryError as error:
                 self._sink.fail(error)
                 return
+            except Exception as error:
+                # A bug, ours or below: a watch that falls silent would be worse than one that ends.
+                broken = DiscoveryError(f"watching {self._filter} broke: {error!r}")
+                broken.__cause__ = error
+                self._sink.fail(broken)
+                return
             else:
                 pauses = delays(first=0.1, longest=2.0)
                 if doubt is not None:
@@ -117,6 +122,8 @@ class OrderedReader:
             self._wake.clear()
             if self._api.link.breaks != self._breaks:
                 return "the connection broke"
+            if delivery.bug is not None:
+                raise delivery.bug
             if delivery.doubt is not None:
                 return delivery.doubt
             silence = _now() - delivery.heard
@@ -176,14 +183,20 @@ class OrderedReader:
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return None
-            if error.err_code == FILTER_NOT_IN_STREAM:
-                raise UnsupportedServerError(
-                    f"the stream {self._stream.name} is not a KV bucket: it does not hold {self._filter}"
-                ) from error
             if error.code >= 500:
                 raise StoreUnavailableError(str(error)) from error
             raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
-        return int(info["num_pending"])
+        pending = int(info["num_pending"])
+        if pending == 0:
+            await self._check_stream()
+        return pending
+
+    async def _check_stream(self) -> None:
+        """An empty bucket looks like a stream that is no bucket: raise UnsupportedServerError for that."""
+        # A reader that may not ask is not told.
+        with suppress(PermissionDeniedError):
+            if await self._stream.look():
+                self._stream.check()
 
 
 class Delivery:
@@ -199,6 +212,7 @@ class Delivery:
         self.received = 0
         self.heard = _now()
         self.doubt: str | None = None
+        self.bug: Exception | None = None
         self.snapshot_is_quiet = False
         self.ended = False
 
@@ -210,8 +224,16 @@ class Delivery:
 
     def receive(self, message: Msg) -> str | None:
         """Take a message; the subject that flow control wants an answer on, if any."""
-        if self.ended or self.doubt is not None:
+        if self.ended or self.doubt is not None or self.bug is not None:
             return None
+        try:
+            return self._take(message)
+        except Exception as error:
+            self.bug = error
+            self._wake.set()
+            return None
+
+    def _take(self, message: Msg) -> str | None:
         self.heard = _now()
         if message.headers is not None and "Status" in message.headers:
             return self._control(message.headers, message.reply)

@@ -90,7 +90,23 @@ class Stream:
             await self._create()
         if leases and not self.leases:
             await self._extend()
-        self._check()
+        self.check()
+
+    def check(self) -> None:
+        """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use."""
+        config = self._config
+        if config is None:
+            raise StoreUnavailableError(f"the bucket {self.bucket} went away while it was looked at")
+        if f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
+            raise UnsupportedServerError(
+                f"the stream {self.name} is not a KV bucket: it does not hold {self.subject_prefix}>; "
+                "rename it, or choose a bucket_prefix"
+            )
+        if config.get("max_msgs_per_subject") != 1:
+            raise UnsupportedServerError(
+                f"the bucket {self.bucket} keeps {config.get('max_msgs_per_subject')} values a key, not 1: "
+                "an old value could come back when the newest expires; set its history to 1"
+            )
 
     async def _create(self) -> None:
         config = {
@@ -132,7 +148,7 @@ class Stream:
                 f"leases need nats-server 2.12 or newer, this one is {version}; upgrade it, or use "
                 "lease_ttl=None: an instance then stays until it is unregistered"
             )
-        self._check()
+        self.check()
         config = {
             **self._config,
             "subjects": [*self._config["subjects"], f"{self.lease_prefix}>"],
@@ -154,21 +170,6 @@ class Stream:
         self._config = info["config"]
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
-
-    def _check(self) -> None:
-        config = self._config
-        if config is None:
-            raise StoreUnavailableError(f"the bucket {self.bucket} went away while it was looked at")
-        if f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
-            raise UnsupportedServerError(
-                f"the stream {self.name} is not a KV bucket: it does not hold {self.subject_prefix}>; "
-                "rename it, or choose a bucket_prefix"
-            )
-        if config.get("max_msgs_per_subject") != 1:
-            raise UnsupportedServerError(
-                f"the bucket {self.bucket} keeps {config.get('max_msgs_per_subject')} values a key, not 1: "
-                "an old value could come back when the newest expires; set its history to 1"
-            )
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import dataclasses
 import logging
 import math
 import secrets
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, wire
 from .errors import (
@@ -24,12 +25,14 @@ from .model import (
     MAX_INSTANCE_ID,
     EndpointInstance,
     EndpointInstanceId,
+    EndpointQuery,
     EndpointSpec,
     Instance,
     InstanceId,
     Kind,
     ModelCardInstanceId,
     ModelInstance,
+    ModelQuery,
     ModelSpec,
     Query,
     RemovalReason,
@@ -47,6 +50,7 @@ __all__ = ["Connecting", "Discovery", "connect"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_InstanceT = TypeVar("_InstanceT", bound=Instance)
 
 # A server that is away must not keep a process from ending.
 _CLOSE_TIMEOUT = 2.0
@@ -113,6 +117,14 @@ class Discovery:
         """A copy of the counters."""
         return dataclasses.replace(self._stats, resyncs=dict(self._stats.resyncs))
 
+    @overload
+    async def register(
+        self, spec: EndpointSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EndpointInstance: ...
+
+    @overload
+    async def register(self, spec: ModelSpec, *, lease_ttl: float | _Unset | None = ...) -> ModelInstance: ...
+
     async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
         """Put an instance into the registry until it is unregistered, or this process dies.
 
@@ -155,12 +167,12 @@ class Discovery:
 
     async def update(
         self,
-        instance: Instance,
+        instance: _InstanceT,
         *,
         transport: Transport | _Unset = _UNSET,
         metadata: dict[str, Any] | _Unset = _UNSET,
         card: Any = _UNSET,
-    ) -> Instance:
+    ) -> _InstanceT:
         """Change what is registered, if nobody else changed it first; watchers get an Added.
 
         For an instance of another process, `instance` must be what is registered now.
@@ -181,9 +193,18 @@ class Discovery:
             await self._finish(self._registrar.replace(registration, value, changed))
         else:
             await self._finish(self._replace(instance, value))
-        return changed
+        return cast(_InstanceT, changed)
 
-    async def list(self, query: Query) -> list[Instance]:
+    @overload
+    async def list(self, query: EndpointQuery) -> builtins.list[EndpointInstance]: ...
+
+    @overload
+    async def list(self, query: ModelQuery) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    async def list(self, query: Query) -> builtins.list[Instance]: ...
+
+    async def list(self, query: Query) -> builtins.list[Any]:
         """The instances of `query` now, sorted by id; none when nothing was ever registered.
 
         Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, ClosedError.

@@ -17,6 +17,7 @@ __all__ = [
     "Added",
     "EndpointInstance",
     "EndpointInstanceId",
+    "EndpointQuery",
     "EndpointSpec",
     "Event",
     "Instance",
@@ -24,6 +25,7 @@ __all__ = [
     "Kind",
     "ModelCardInstanceId",
     "ModelInstance",
+    "ModelQuery",
     "ModelSpec",
     "Query",
     "RemovalReason",
@@ -284,7 +286,10 @@ Instance: TypeAlias = EndpointInstance | ModelInstance
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A set of instances: all of a kind, or those below a namespace, component or endpoint."""
+    """A set of instances: all of a kind, or those below a namespace, component or endpoint.
+
+    `endpoints(…)` and `models(…)` make one.
+    """
 
     kind: Kind
     namespace: str | None = None
@@ -317,16 +322,32 @@ class Query:
         return "/".join((f"{self.kind}s", *self.names))
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointQuery(Query):
+    """A set of endpoints."""
+
+    kind: Kind = field(default=Kind.ENDPOINT, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelQuery(Query):
+    """A set of model cards."""
+
+    kind: Kind = field(default=Kind.MODEL, init=False)
+
+
 def endpoints(
     namespace: str | None = None, component: str | None = None, endpoint: str | None = None
-) -> Query:
+) -> EndpointQuery:
     """All endpoint instances, or those of a namespace, component or endpoint."""
-    return Query(Kind.ENDPOINT, namespace, component, endpoint)
+    return EndpointQuery(namespace, component, endpoint)
 
 
-def models(namespace: str | None = None, component: str | None = None, endpoint: str | None = None) -> Query:
+def models(
+    namespace: str | None = None, component: str | None = None, endpoint: str | None = None
+) -> ModelQuery:
     """All model cards, or those of a namespace, component or endpoint."""
-    return Query(Kind.MODEL, namespace, component, endpoint)
+    return ModelQuery(namespace, component, endpoint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,18 @@ import itertools
 import logging
 import math
 import random
+import secrets
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from . import lease
+from . import lease, wire
 from .clock import Clock, Timer
 from .errors import ConflictError, DiscoveryError
 from .lease import Answer, State, Step
 from .model import Instance, InstanceId
 from .stats import Stats
-from .store import Bucket, EntryExistsError, Lease, Store
+from .store import Bucket, Entry, EntryExistsError, Lease, Store
 
 __all__ = ["Registrar", "Registration"]
 
@@ -71,6 +72,8 @@ class Registrar:
         self._store = store
         self._stats = stats
         self._on_lost = on_lost
+        # Tells our leases from those of another process that was given the same instance id.
+        self._owner = secrets.token_hex(8)
         self._held: dict[InstanceId, Registration] = {}
         self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
         self._schedule: list[tuple[float, int, Registration]] = []
@@ -99,7 +102,7 @@ class Registrar:
         async with self._lock(instance.id):
             held = self._held.get(instance.id)
             sent = self._clock.time()
-            revision = await bucket.create(key, value, ttl=ttl)
+            revision = await bucket.create(key, value, ttl=ttl, owner=self._owner)
             hold = lease.started(ttl, revision, sent, _chance())
             if held is not None and held._value == value:
                 self._put(held, hold)
@@ -126,10 +129,15 @@ class Registrar:
             hold = registration._hold
             if hold.state is State.LOST:
                 return
+            bucket, key = registration._bucket, registration._key
             try:
-                await registration._bucket.delete(registration._key, revision=hold.revision)
+                await bucket.delete(key, revision=hold.revision)
             except ConflictError:
-                _log.info("%s was taken over by another owner before it was unregistered", id)
+                entry = await bucket.get(key)
+                if entry is not None and entry.updated:
+                    await bucket.delete(key, revision=entry.revision)
+                else:
+                    _log.info("%s was taken over before it was unregistered", id)
 
     async def close(self, timeout: float) -> None:
         """Unregister everything within `timeout` seconds; what is left then expires by its lease."""
@@ -220,7 +228,7 @@ class Registrar:
     async def _renew(self, bucket: Bucket, registrations: list[Registration]) -> None:
         sent = self._clock.time()
         leases = [
-            Lease(registration._key, registration._hold.revision, registration._hold.ttl or 0.0)
+            Lease(registration._key, registration._hold.revision, registration._hold.ttl or 0.0, self._owner)
             for registration in registrations
         ]
         self._stats.heartbeats += len(leases)
@@ -244,8 +252,8 @@ class Registrar:
             hold = registration._hold
             sent = self._clock.time()
             try:
-                revision = await registration._bucket.create(
-                    registration._key, registration._value, ttl=hold.ttl
+                found = await registration._bucket.restore(
+                    registration._key, registration._value, ttl=hold.ttl, owner=self._owner
                 )
             except EntryExistsError:
                 self._after(registration, Answer.TAKEN, hold.revision, sent)
@@ -254,8 +262,17 @@ class Registrar:
                 self._after(registration, Answer.SILENT, hold.revision, sent)
             else:
                 self._stats.reregistrations += 1
-                _log.info("%s is registered again", registration.id)
-                self._after(registration, Answer.DONE, revision, sent)
+                self._adopt(registration, found)
+                self._after(registration, Answer.DONE, found.revision, sent)
+
+    def _adopt(self, registration: Registration, found: Entry) -> None:
+        """Go on with what another client's `update` made of our entry."""
+        if found.value == registration._value:
+            _log.info("%s is registered again", registration.id)
+            return
+        _log.info("%s was updated by another client", registration.id)
+        registration._value = found.value
+        registration._instance = wire.loads(found.value)
 
     def _after(self, registration: Registration, answer: Answer, revision: int, sent: float) -> None:
         before = registration._hold

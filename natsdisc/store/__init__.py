@@ -19,20 +19,25 @@ __all__ = ["Bucket", "Entry", "EntryExistsError", "Lease", "Reader", "Sink", "St
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A live value and the revision that wrote it."""
+    """A live value and the revision that wrote it; `updated` if that was a `Bucket.replace`."""
 
     key: str
     value: bytes
     revision: int
+    updated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a heartbeat renews: `key` goes in `ttl` seconds, unless somebody wrote it after `revision`."""
+    """What a heartbeat renews: `key` goes in `ttl` seconds, unless somebody wrote it after `revision`.
+
+    `owner` tells this holder from others of the same key.
+    """
 
     key: str
     revision: int
     ttl: float
+    owner: str
 
 
 class EntryExistsError(ConflictError):
@@ -85,10 +90,17 @@ class Bucket(Protocol):
     UnsupportedServerError, and ClosedError.
     """
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
         """Write `value` where nothing is, under a lease of `ttl` seconds; the new revision.
 
         The same value already there is success. Raises EntryExistsError, PayloadTooLargeError.
+        """
+
+    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
+        """`create` for a holder that lost its revision; what is there afterwards.
+
+        While the lease is still this owner's, a foreign value is written over, and what `replace` wrote is
+        left and taken as the owner's. Raises EntryExistsError for another owner's.
         """
 
     async def replace(self, key: str, value: bytes, *, revision: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
@@ -52,27 +53,35 @@ class MemoryBucket:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._entries: dict[str, Entry] = {}
-        self._leases: dict[str, Timer] = {}
+        self._leases: dict[str, _HeldLease] = {}
         self._readers: set[_MemoryReader] = set()
         self._revision = 0
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
         await asyncio.sleep(0)
         existing = self._entries.get(key)
-        if existing is None:
-            revision = self._write(key, value)
-        elif existing.value == value:
-            revision = existing.revision
-        else:
+        if existing is not None and existing.value != value:
             raise EntryExistsError(existing)
-        if ttl is not None:
-            self._set_lease(key, ttl)
-        return revision
+        entry = existing or self._write(key, value)
+        self._set_lease(key, ttl, owner)
+        return entry.revision
+
+    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
+        await asyncio.sleep(0)
+        entry = self._entries.get(key)
+        if entry is not None and entry.value != value:
+            if key not in self._leases or self._leases[key].owner != owner:
+                raise EntryExistsError(entry)
+            if not entry.updated:
+                entry = None
+        entry = entry or self._write(key, value)
+        self._set_lease(key, ttl, owner)
+        return entry
 
     async def replace(self, key: str, value: bytes, *, revision: int) -> int:
         await asyncio.sleep(0)
         self._check_fence(key, revision)
-        return self._write(key, value)
+        return self._write(key, value, updated=True).revision
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         await asyncio.sleep(0)
@@ -91,7 +100,7 @@ class MemoryBucket:
             except ConflictError as error:
                 answers.append(error)
             else:
-                self._set_lease(lease.key, lease.ttl)
+                self._set_lease(lease.key, lease.ttl, lease.owner)
                 answers.append(None)
         return answers
 
@@ -116,31 +125,41 @@ class MemoryBucket:
         if entry is None or entry.revision != revision:
             raise ConflictError(f"{key} is no longer at revision {revision}")
 
-    def _write(self, key: str, value: bytes) -> int:
+    def _write(self, key: str, value: bytes, *, updated: bool = False) -> Entry:
         if len(value) > _MAX_VALUE_BYTES:
             raise PayloadTooLargeError(f"{key}: {len(value)} bytes, {_MAX_VALUE_BYTES} are allowed")
         self._revision += 1
-        self._entries[key] = Entry(key, value, self._revision)
+        entry = self._entries[key] = Entry(key, value, self._revision, updated)
         for reader in self._readers:
             reader.report_put(key, value)
-        return self._revision
+        return entry
 
     def _remove(self, key: str, reason: RemovalReason) -> None:
-        lease = self._leases.pop(key, None)
-        if lease is not None:
-            lease.cancel()
+        self._end_lease(key)
         del self._entries[key]
         self._revision += 1
         for reader in self._readers:
             reader.report_delete(key, reason)
 
-    def _set_lease(self, key: str, ttl: float) -> None:
-        lease = self._leases.pop(key, None)
-        if lease is not None:
-            lease.cancel()
-        self._leases[key] = self._clock.call_at(
+    def _set_lease(self, key: str, ttl: float | None, owner: str) -> None:
+        if ttl is None:
+            return
+        self._end_lease(key)
+        timer = self._clock.call_at(
             self._clock.time() + ttl, lambda: self._remove(key, RemovalReason.EXPIRED)
         )
+        self._leases[key] = _HeldLease(owner, timer)
+
+    def _end_lease(self, key: str) -> None:
+        lease = self._leases.pop(key, None)
+        if lease is not None:
+            lease.timer.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldLease:
+    owner: str
+    timer: Timer
 
 
 class _MemoryReader:

@@ -23,8 +23,8 @@ def spec(name: str) -> EndpointSpec:
 
 async def cancelled_everywhere(call: Callable[[int], Coroutine[Any, Any, Any]]) -> int:
     """Cancel `call(n)` after n turns, for every n until it gets through; how often it was cancelled."""
-    step = 0
-    for turns in range(0, MOST_TURNS):
+    caught = 0
+    for turns in range(MOST_TURNS):
         task = asyncio.create_task(call(turns))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -32,8 +32,8 @@ async def cancelled_everywhere(call: Callable[[int], Coroutine[Any, Any, Any]]) 
                 break
         if task.done():
             await task
-            return step
-        step += 1
+            return caught
+        caught += 1  # noqa: SIM113 (not every turn count is caught)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task

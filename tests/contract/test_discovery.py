@@ -34,7 +34,9 @@ PATIENCE = 10.0
 AWKWARD = ["a.b", "a b", "*", ">", "a/b", "a=b", "%2E", "\x00\x1f\x7f", "🦊", "ns.>", "=2E", "ß" * 40]
 
 
-def endpoint(namespace: str = "ns", component: str = "comp", name: str = "ep", at: str = "addr") -> EndpointSpec:
+def endpoint(
+    namespace: str = "ns", component: str = "comp", name: str = "ep", at: str = "addr"
+) -> EndpointSpec:
     return EndpointSpec(namespace, component, name, transport=Transport.nats(at))
 
 
@@ -56,7 +58,12 @@ async def test_register_endpoint(registry: Registry) -> None:
 
 async def test_list_by_all_namespace_and_component(registry: Registry) -> None:
     discovery = await registry.join()
-    places = [("ns1", "comp1", "ep1"), ("ns1", "comp1", "ep2"), ("ns1", "comp2", "ep1"), ("ns10", "comp1", "ep1")]
+    places = [
+        ("ns1", "comp1", "ep1"),
+        ("ns1", "comp1", "ep2"),
+        ("ns1", "comp2", "ep1"),
+        ("ns10", "comp1", "ep1"),
+    ]
     for place in places:
         await discovery.register(endpoint(*place))
 
@@ -159,7 +166,9 @@ async def test_awkward_names_work_everywhere(registry: Registry, name: str) -> N
 async def test_ids_are_the_full_u64_range(registry: Registry, instance_id: int) -> None:
     discovery = await registry.join(instance_id=instance_id)
     mine = await discovery.register(endpoint())
-    assert [i.id.instance_id for i in await discovery.list(endpoints())] == [instance_id] == [mine.instance_id]
+    assert (
+        [i.id.instance_id for i in await discovery.list(endpoints())] == [instance_id] == [mine.instance_id]
+    )
 
 
 async def test_a_key_at_the_limit_works_and_one_over_is_refused(registry: Registry) -> None:
@@ -266,7 +275,10 @@ async def test_2_a_tombstone_of_an_id_that_was_never_added_is_no_event(registry:
 async def test_4_the_last_state_is_never_skipped_by_a_slow_reader(registry: Registry) -> None:
     discovery = await registry.join()
     mine = await discovery.register(endpoint(at="0"))
-    async with discovery.list_and_watch(endpoints()) as events, discovery.list_and_watch(endpoints()) as quick:
+    async with (
+        discovery.list_and_watch(endpoints()) as events,
+        discovery.list_and_watch(endpoints()) as quick,
+    ):
         assert await next_event(events) == Added(mine)
         assert await next_event(quick) == Added(mine)
         for number in range(1, 50):
@@ -347,14 +359,14 @@ async def test_rubbish_is_skipped_counted_and_warned_about_once_a_key(
 ) -> None:
     bucket = (await registry.store()).bucket("v1_instances")
     for key, value in RUBBISH.items():
-        await bucket.create(key, value, ttl=None)
+        await bucket.create(key, value, ttl=None, owner="foreign")
     discovery = await registry.join()
     with caplog.at_level(logging.WARNING, "natsdisc"):
         async with discovery.list_and_watch(endpoints()) as events:
             await events.synced()
             mine = await discovery.register(endpoint(name="good"))
             assert await next_event(events) == Added(mine)
-            await bucket.create("ns.comp.ep.8", b"late rubbish", ttl=None)
+            await bucket.create("ns.comp.ep.8", b"late rubbish", ttl=None, owner="foreign")
             another = await discovery.register(endpoint(name="better"))
             assert await next_event(events) == Added(another)
         assert await discovery.list(endpoints()) == [another, mine]

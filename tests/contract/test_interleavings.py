@@ -1,15 +1,22 @@
-"""Several clients register, unregister, update and watch in any order: everybody ends with the same picture."""
+"""Several clients register, unregister, update and watch in any order: all end with the same picture."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, ModelSpec, Removed, Transport, endpoints, models
@@ -20,7 +27,14 @@ _T = TypeVar("_T")
 PATIENCE = 20.0
 CLIENTS = 3
 PLACES = [("ns1", "a", "x"), ("ns1", "a", "y"), ("ns1", "b", "x"), ("ns10", "a", "x")]
-QUERIES = [endpoints(), endpoints("ns1"), endpoints("ns1", "a"), endpoints("ns1", "a", "x"), models(), models("ns1")]
+QUERIES = [
+    endpoints(),
+    endpoints("ns1"),
+    endpoints("ns1", "a"),
+    endpoints("ns1", "a", "x"),
+    models(),
+    models("ns1"),
+]
 
 clients = st.integers(0, CLIENTS - 1)
 places = st.sampled_from(PLACES)
@@ -74,7 +88,9 @@ class Clients(RuleBasedStateMachine):
         self._register(client, EndpointSpec(*place, transport=Transport.nats(value)))
 
     @rule(client=clients, place=places, value=values, suffix=suffixes)
-    def register_model(self, client: int, place: tuple[str, str, str], value: str, suffix: str | None) -> None:
+    def register_model(
+        self, client: int, place: tuple[str, str, str], value: str, suffix: str | None
+    ) -> None:
         self._register(client, ModelSpec(*place, card=value, model_suffix=suffix))
 
     def _register(self, client: int, spec: natsdisc.Spec) -> None:
@@ -154,10 +170,13 @@ def _kind(id: natsdisc.InstanceId) -> natsdisc.Kind:
 
 @pytest.mark.parametrize(("store", "examples"), [("memory", 60), ("jetstream", 15)])
 def test_any_interleaving(store: str, examples: int, nats_url: str) -> None:
-    make: Callable[[], Clients] = lambda: Clients(nats_url if store == "jetstream" else None)  # noqa: E731
+    class OnStore(Clients):
+        def __init__(self) -> None:
+            super().__init__(nats_url if store == "jetstream" else None)
+
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
     run_state_machine_as_test(
-        make,
+        OnStore,
         settings=settings(
             max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=health
         ),

@@ -11,6 +11,7 @@ import base64
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
@@ -32,6 +33,7 @@ from .messages import (
     EXPECTED_SEQUENCE,
     EXPECTED_SUBJECT,
     OPERATION,
+    OWNER,
     REASON,
     SCHEDULE,
     SCHEDULE_NEXT,
@@ -39,6 +41,7 @@ from .messages import (
     SCHEDULE_TTL,
     SCHEDULER,
     TTL,
+    UPDATED,
     parse_headers,
     removal,
 )
@@ -71,9 +74,12 @@ class JetStreamBucket:
         """The connection broke: look at the stream and the server's clock again before the next write."""
         self._stream.forget()
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None) -> int:
+    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
         self._check_size(key, value)
-        return await self._retried(lambda timeout: self._create(key, value, ttl, timeout))
+        return await self._retried(lambda timeout: self._create(key, value, ttl, owner, timeout))
+
+    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
+        return await self._retried(lambda timeout: self._restore(key, value, ttl, owner, timeout))
 
     async def replace(self, key: str, value: bytes, *, revision: int) -> int:
         self._check_size(key, value)
@@ -112,12 +118,12 @@ class JetStreamBucket:
                 answers.append(error)
         return answers
 
-    async def _create(self, key: str, value: bytes, ttl: float | None, timeout: float) -> int:
+    async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
         await self._stream.ensure(leases=ttl is not None)
         expected = 0
         while True:
             try:
-                return await self._write_under_lease(key, value, expected, ttl, timeout)
+                return await self._write_under_lease(key, value, expected, ttl, owner, timeout)
             except WrongSequenceError:
                 expected, entry = await self._last(key, timeout)
             if entry is None:
@@ -126,14 +132,30 @@ class JetStreamBucket:
                 raise EntryExistsError(entry)
             # The first answer was lost, or the same process registers again.
             if ttl is not None:
-                await self._renew_now(Lease(key, entry.revision, ttl))
+                await self._renew_now(Lease(key, entry.revision, ttl, owner))
             return entry.revision
 
+    async def _restore(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> Entry:
+        while True:
+            try:
+                return Entry(key, value, await self._create(key, value, ttl, owner, timeout))
+            except EntryExistsError as error:
+                found = error.entry
+                if await self._lease_owner(key, timeout) != owner:
+                    raise
+            with suppress(WrongSequenceError):
+                if not found.updated:
+                    revision = await self._write_under_lease(key, value, found.revision, ttl, owner, timeout)
+                    return Entry(key, value, revision)
+                if ttl is not None:
+                    await self._renew_now(Lease(key, found.revision, ttl, owner))
+                return found
+
     async def _write_under_lease(
-        self, key: str, value: bytes, expected: int, ttl: float | None, timeout: float
+        self, key: str, value: bytes, expected: int, ttl: float | None, owner: str, timeout: float
     ) -> int:
         """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
-        lease = await self._publish_lease(Lease(key, expected, ttl)) if ttl is not None else None
+        lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
         subject = self._stream.subject_prefix + key
         written = await self._api.publish(subject, value, {EXPECTED_SEQUENCE: str(expected)})
         revision = await written.sequence(timeout)
@@ -143,7 +165,7 @@ class JetStreamBucket:
             await lease.sequence(timeout)
         except (StoreUnavailableError, WrongSequenceError):
             self._stream.forget()
-            await self._renew_now(Lease(key, revision, ttl))
+            await self._renew_now(Lease(key, revision, ttl, owner))
         except DiscoveryError:
             # A value without the lease that was asked for would stay for ever.
             await self._delete(key, revision, timeout)
@@ -153,7 +175,8 @@ class JetStreamBucket:
     async def _replace(self, key: str, value: bytes, revision: int, timeout: float) -> int:
         await self._stream.ensure(leases=False)
         subject = self._stream.subject_prefix + key
-        written = await self._api.publish(subject, value, {EXPECTED_SEQUENCE: str(revision)})
+        headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
+        written = await self._api.publish(subject, value, headers)
         try:
             return await written.sequence(timeout)
         except WrongSequenceError:
@@ -195,6 +218,7 @@ class JetStreamBucket:
             SCHEDULE_TARGET: target,
             SCHEDULE_TTL: self._tombstone_ttl,
             OPERATION: "DEL",
+            OWNER: lease.owner,
             EXPECTED_SEQUENCE: str(lease.revision),
             EXPECTED_SUBJECT: target,
         }
@@ -213,19 +237,32 @@ class JetStreamBucket:
 
     async def _last(self, key: str, timeout: float) -> tuple[int, Entry | None]:
         """The sequence of the key's last message, 0 without one, and the entry if it is a value."""
-        body = {"last_by_subj": self._stream.subject_prefix + key}
-        try:
-            answer = await self._api.call(f"STREAM.MSG.GET.{self._stream.name}", body, timeout=timeout)
-        except ApiError as error:
-            if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
-                return 0, None
-            raise
-        message = answer["message"]
-        sequence = int(message["seq"])
-        headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
+        message = await self._last_message(self._stream.subject_prefix + key, timeout)
+        if message is None:
+            return 0, None
+        sequence, headers, value = message
         if removal(headers, self._stream.lease_prefix + key) is not None:
             return sequence, None
-        return sequence, Entry(key, base64.b64decode(message.get("data", "")), sequence)
+        return sequence, Entry(key, value, sequence, UPDATED in headers)
+
+    async def _lease_owner(self, key: str, timeout: float) -> str | None:
+        """Who holds the lease of `key`."""
+        message = await self._last_message(self._stream.lease_prefix + key, timeout)
+        return message[1].get(OWNER) if message is not None else None
+
+    async def _last_message(self, subject: str, timeout: float) -> tuple[int, dict[str, str], bytes] | None:
+        """Sequence, headers and payload of the last message of a subject."""
+        try:
+            answer = await self._api.call(
+                f"STREAM.MSG.GET.{self._stream.name}", {"last_by_subj": subject}, timeout=timeout
+            )
+        except ApiError as error:
+            if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
+                return None
+            raise
+        message = answer["message"]
+        headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
+        return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
 
     async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
         """What `attempt(timeout)` answers, tried again while the store is unavailable."""

@@ -11,6 +11,7 @@ __all__ = [
     "EXPECTED_SUBJECT",
     "FORGED",
     "OPERATION",
+    "OWNER",
     "REASON",
     "SCHEDULE",
     "SCHEDULER",
@@ -18,6 +19,7 @@ __all__ = [
     "SCHEDULE_TARGET",
     "SCHEDULE_TTL",
     "TTL",
+    "UPDATED",
     "Forged",
     "parse_headers",
     "removal",
@@ -35,6 +37,10 @@ SCHEDULE_NEXT = "Nats-Schedule-Next"
 SCHEDULER = "Nats-Scheduler"
 # Ours, on an unregistration: apart from it, that is the same message as an expired lease's.
 REASON = "Natsdisc-Reason"
+# Ours, on a lease: who holds it.
+OWNER = "Natsdisc-Owner"
+# Ours, on a value that `Bucket.replace` wrote: whoever holds the lease goes on with it.
+UPDATED = "Natsdisc-Updated"
 
 
 class Forged:

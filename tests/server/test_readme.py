@@ -1,0 +1,142 @@
+"""Every command and snippet of the README is run as it stands there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from natsdisc.server import NatsServer
+from tests.rig import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+PATIENCE = 120
+
+
+def test_the_readme_has_snippets_and_commands() -> None:
+    assert len(PYTHON) >= 3
+    assert len(SHELL) >= 6
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=lambda code: f"line {README[: README.index(code)].count(chr(10))}")
+def test_snippet(snippet: str, tmp_path: Path) -> None:
+    program = tmp_path / "snippet.py"
+    program.write_text(snippet)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    if "list_and_watch" in snippet:
+        first, second, third = done.stdout.splitlines()
+        assert re.fullmatch(r"listed shop/cart/checkout/[0-9a-f]+ shop\.cart\.checkout", first)
+        assert re.fullmatch(r"added shop/cart/checkout/[0-9a-f]+", second)
+        assert re.fullmatch(r"removed shop/cart/checkout/[0-9a-f]+ unregistered", third)
+
+
+def test_the_demo_command_in_a_clean_checkout(tmp_path: Path) -> None:
+    [command] = [line for line in SHELL if line.endswith("natsdisc demo")]
+    checkout = _clean_copy(tmp_path)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=checkout, capture_output=True, text=True, timeout=PATIENCE * 3, env=_bare()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "expired" in done.stdout
+    assert "unregistered" in done.stdout
+
+
+def test_the_test_command_in_a_clean_checkout(tmp_path: Path) -> None:
+    [command] = [line for line in SHELL if line.endswith("-m pytest")]
+    checkout = _clean_copy(tmp_path)
+    # The whole suite is what is running now; that the command finds it all is seen by collecting it.
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --collect-only -q"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 3,
+        env=_bare(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_readme.py" in done.stdout
+
+
+async def test_the_commands_against_a_server() -> None:
+    lines = [shlex.split(line) for line in SHELL if line.startswith("natsdisc ")]
+    serve, register, ls, watch = lines
+    assert [line[1] for line in lines] == ["serve", "register", "ls", "watch"]
+    with NatsServer() as server:  # `serve` is tried below on a port of its own
+        environment = {**os.environ, "NATS_URL": server.url}
+        service = await _start(register, environment)
+        assert service.stdout is not None
+        path = (await service.stdout.readline()).decode().strip()
+
+        async def listed() -> bytes:
+            listing = await _start(ls, environment)
+            return (await listing.communicate())[0]
+
+        assert b'"zone":"a"' in (await listed()).replace(b" ", b"")
+        watching = await _start(watch, environment)
+        assert watching.stdout is not None
+        assert path.encode() in await watching.stdout.readline()
+        service.terminate()
+        assert await service.wait() == 0
+        assert b"unregistered" in await watching.stdout.readline()
+        watching.terminate()
+        await watching.communicate()
+        assert path.encode() not in await listed()
+
+    serving = await _start([*serve[:-1], "0"], dict(os.environ))
+    assert serving.stdout is not None
+    assert b"nats://127.0.0.1:" in await serving.stdout.readline()
+    serving.terminate()
+    await serving.communicate()
+    await eventually(lambda: serving.returncode is not None)
+
+
+async def _start(command: list[str], environment: dict[str, str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "natsdisc.cli",
+        *command[1:],
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+def _clean_copy(tmp_path: Path) -> Path:
+    """What a fresh clone of this checkout would hold."""
+    copy = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".git", ".venv", ".servers", ".hypothesis", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
+def _bare() -> dict[str, str]:
+    """The environment without the virtual environment that the tests run in."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    scripts = os.path.dirname(sys.executable)
+    environment["PATH"] = os.pathsep.join(
+        part for part in os.environ["PATH"].split(os.pathsep) if part != scripts
+    )
+    return environment

@@ -139,6 +139,10 @@ class Registrar:
                 else:
                     _log.info("%s was taken over before it was unregistered", id)
 
+    def abandon(self) -> None:
+        """Forget every registration, and leave it to its lease."""
+        self._held.clear()
+
     async def close(self, timeout: float) -> None:
         """Unregister everything within `timeout` seconds; what is left then expires by its lease."""
         if self._timer is not None:

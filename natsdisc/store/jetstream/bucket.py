@@ -55,6 +55,8 @@ _T = TypeVar("_T")
 
 # An answer that takes longer than this is sent for again: without a leader a publish is dropped in silence.
 _TRY_TIMEOUT = 2.0
+# A renewal is asked for again sooner.
+_RENEW_TIMEOUT = 1.0
 # Headers of a value message count as payload; ours need less than this.
 _HEADER_BYTES = 256
 # A clock that drifts 100 ppm is off by 6 ms after a minute.
@@ -99,15 +101,17 @@ class JetStreamBucket:
         return self.watch("", sink)
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        deadline = time.monotonic() + _RENEW_TIMEOUT
         try:
-            if not self._clock.known or self._clock.age > _CLOCK_AGE:
+            if self._clock.age > _CLOCK_AGE:
                 self._stream.forget()
-            await self._stream.ensure(leases=True)
+            # After any silence the server answers a question first: a renewal that waits in a dead
+            # connection's buffers would arrive with a time in the past, and kill what it should keep.
+            await self._stream.ensure(leases=True, timeout=_RENEW_TIMEOUT)
             acks = [await self._publish_lease(lease) for lease in leases]
         except DiscoveryError as error:
             return [error] * len(leases)
         answers: list[DiscoveryError | None] = []
-        deadline = time.monotonic() + _TRY_TIMEOUT
         for ack in acks:
             try:
                 await ack.sequence(max(0.0, deadline - time.monotonic()))
@@ -119,7 +123,7 @@ class JetStreamBucket:
         return answers
 
     async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
-        await self._stream.ensure(leases=ttl is not None)
+        await self._stream.ensure(leases=ttl is not None, timeout=timeout)
         expected = 0
         while True:
             try:
@@ -173,7 +177,7 @@ class JetStreamBucket:
         return revision
 
     async def _replace(self, key: str, value: bytes, revision: int, timeout: float) -> int:
-        await self._stream.ensure(leases=False)
+        await self._stream.ensure(leases=False, timeout=timeout)
         subject = self._stream.subject_prefix + key
         headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
         written = await self._api.publish(subject, value, headers)

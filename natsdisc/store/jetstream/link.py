@@ -202,11 +202,8 @@ class Link:
             self._mailbox = await self._nc.subscribe(f"{self._inbox}.*", cb=receive)
         return self._inbox
 
-    async def look_for_refusal(self, subject: str, errors_before: int) -> None:
+    def check_refusal(self, subject: str, errors_before: int) -> None:
         """Raise PermissionDeniedError if the server has refused `subject` since `errors_before`."""
-        # The server answers a PING after it has refused what came before it.
-        with suppress(NatsError):
-            await self._nc.flush(timeout=1)
         self.note_error(self._nc.last_error)
         for number, text in self._errors:
             if number <= errors_before:
@@ -256,17 +253,20 @@ class Pending:
 
     async def answer(self, timeout: float = REQUEST_TIMEOUT) -> Msg:
         """Wait `timeout` seconds; raises StoreUnavailableError, PermissionDeniedError, ClosedError."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        patience = _SUSPICIOUS_AFTER
         try:
-            if not self._future.done():
-                await asyncio.wait((self._future,), timeout=min(timeout, _SUSPICIOUS_AFTER))
-            if not self._future.done():
-                await self._link.look_for_refusal(self.subject, self._errors_before)
-                await asyncio.wait((self._future,), timeout=timeout)
-            if not self._future.done():
-                raise StoreUnavailableError(
-                    f"no answer to {self.subject} within {timeout:g} s: is there a server with JetStream, "
-                    "and does the stream have a leader?"
-                )
+            while not self._future.done():
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    raise StoreUnavailableError(
+                        f"no answer to {self.subject} within {timeout:g} s: is there a server with "
+                        "JetStream, and does the stream have a leader?"
+                    )
+                await asyncio.wait((self._future,), timeout=min(patience, left))
+                patience *= 2
+                if not self._future.done():
+                    self._link.check_refusal(self.subject, self._errors_before)
             return self._future.result()
         finally:
             self._future.cancel()

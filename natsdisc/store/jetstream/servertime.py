@@ -21,14 +21,9 @@ class ServerTime:
         self.error = float("inf")
 
     @property
-    def known(self) -> bool:
-        """Whether there was an answer yet."""
-        return self._at is not None
-
-    @property
     def age(self) -> float:
         """Seconds since the last answer."""
-        return time.monotonic() - self._measured
+        return time.monotonic() - self._measured if self._at is not None else float("inf")
 
     def observe(self, ts: str, sent: float, received: float) -> None:
         """Take the `ts` of an answer to a request `sent` and `received` at these `time.monotonic()`s."""

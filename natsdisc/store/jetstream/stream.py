@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ...errors import InvalidNameError, InvalidValueError, StoreUnavailableError, UnsupportedServerError
 from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from .link import REQUEST_TIMEOUT
 from .servertime import ServerTime
 
 __all__ = ["Stream", "StreamOptions"]
@@ -68,11 +69,11 @@ class Stream:
         """Look again before the next write: the stream may have been deleted or made anew."""
         self._config = None
 
-    async def look(self) -> bool:
+    async def look(self, timeout: float = REQUEST_TIMEOUT) -> bool:
         """Read the stream's configuration and the server's time; False when there is no stream."""
         sent = time.monotonic()
         try:
-            info = await self._api.call(f"STREAM.INFO.{self.name}")
+            info = await self._api.call(f"STREAM.INFO.{self.name}", timeout=timeout)
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 self._config = None
@@ -81,12 +82,12 @@ class Stream:
         self._take(info, sent)
         return True
 
-    async def ensure(self, *, leases: bool) -> None:
+    async def ensure(self, *, leases: bool, timeout: float) -> None:
         """Have a stream to write to: make it, or take what is there, extended for leases if need be.
 
         Raises UnsupportedServerError.
         """
-        if self._config is None and not await self.look():
+        if self._config is None and not await self.look(timeout):
             await self._create()
         if leases and not self.leases:
             await self._extend()

@@ -1,0 +1,23 @@
+"""The `natsdisc` command. Only `main` is here, so that a missing extra is told in one line."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+_EXTRA = ("click", "rich")
+
+
+def main() -> None:
+    """Run the command line and exit with its code; 2 when the `cli` extra is not installed."""
+    try:
+        from .app import cli
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write("natsdisc: the command line is an extra: pip install 'natsdisc[cli]'\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli(prog_name="natsdisc")

@@ -1,0 +1,5 @@
+"""`python -m natsdisc.cli` is `natsdisc`."""
+
+from natsdisc.cli import main
+
+main()

@@ -1,0 +1,157 @@
+"""The options that say where the registry is, and who we are there."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+import natsdisc
+
+from .context import load_context
+
+__all__ = ["Connection", "connection_options"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_DEFAULT_URL = "nats://127.0.0.1:4222"
+_FILE = click.Path(exists=True, dir_okay=False)
+# The parameters are named like the keys of a context, so that both can be laid over each other.
+_OPTIONS: tuple[Callable[[_F], _F], ...] = (
+    click.option(
+        "--server",
+        "-s",
+        "url",
+        envvar="NATS_URL",
+        show_envvar=True,
+        metavar="URL[,URL...]",
+        help=f"The NATS servers; without any, {_DEFAULT_URL}.",
+    ),
+    click.option(
+        "--context",
+        metavar="NAME",
+        help="A context of the nats command. Options win over it; it wins over the environment.",
+    ),
+    click.option(
+        "--creds",
+        type=_FILE,
+        envvar="NATS_CREDS",
+        show_envvar=True,
+        help="A credentials file (JWT and NKey).",
+    ),
+    click.option(
+        "--nkey", type=_FILE, envvar="NATS_NKEY", show_envvar=True, help="A file with an NKey seed."
+    ),
+    click.option("--user", envvar="NATS_USER", show_envvar=True, help="A user name."),
+    click.option("--password", envvar="NATS_PASSWORD", show_envvar=True, help="The user's password."),
+    click.option("--token", envvar="NATS_TOKEN", show_envvar=True, help="An authentication token."),
+    click.option(
+        "--tlscert", "cert", type=_FILE, envvar="NATS_CERT", show_envvar=True, help="Our TLS certificate."
+    ),
+    click.option(
+        "--tlskey",
+        "key",
+        type=_FILE,
+        envvar="NATS_KEY",
+        show_envvar=True,
+        help="The certificate's private key.",
+    ),
+    click.option(
+        "--tlsca",
+        "ca",
+        type=_FILE,
+        envvar="NATS_CA",
+        show_envvar=True,
+        help="Whom to trust, instead of the system.",
+    ),
+    click.option("--bucket-prefix", default="", help="Which of several registries on the server."),
+)
+_SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca")
+# Ways to log in exclude each other: one that is given hides the others of the layers below.
+_LOGIN = {"creds": "creds", "nkey": "nkey", "user": "user", "password": "user", "token": "token"}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where and as whom to connect."""
+
+    servers: str | list[str]
+    bucket_prefix: str
+    nats_options: Mapping[str, Any] = field(repr=False)
+
+    def open(self, **options: Any) -> natsdisc.Connecting:
+        """A Discovery with these `options` of `natsdisc.connect`."""
+        return natsdisc.connect(
+            self.servers, bucket_prefix=self.bucket_prefix, **options, **self.nats_options
+        )
+
+
+def connection_options(command: _F) -> _F:
+    """Give a command the connection's options, as one argument `connection`."""
+
+    @functools.wraps(command)
+    def with_connection(*args: Any, context: str | None, bucket_prefix: str, **others: Any) -> Any:
+        given: dict[str, str] = {}
+        environment: dict[str, str] = {}
+        for name in _SETTINGS:
+            value = others.pop(name)
+            if value:
+                source = click.get_current_context().get_parameter_source(name)
+                (environment if source is ParameterSource.ENVIRONMENT else given)[name] = value
+        named = load_context(context) if context is not None else {}
+        connection = _connection(_layered(given, named, environment), bucket_prefix)
+        return command(*args, connection=connection, **others)
+
+    result: Any = with_connection
+    for option in reversed(_OPTIONS):
+        result = option(result)
+    return result  # type: ignore[no-any-return]
+
+
+def _layered(*layers: Mapping[str, str]) -> dict[str, str]:
+    """The settings of all layers, where an earlier one wins: options, a named context, the environment."""
+    settings: dict[str, str] = {}
+    for layer in layers:
+        logins = {_LOGIN[name] for name in settings if name in _LOGIN}
+        for name, value in layer.items():
+            if name not in settings and (not logins or _LOGIN.get(name) in {None, *logins}):
+                settings[name] = value
+    return settings
+
+
+def _connection(settings: Mapping[str, str], bucket_prefix: str) -> Connection:
+    urls = [url.strip() for url in settings.get("url", _DEFAULT_URL).split(",") if url.strip()]
+    if not urls:
+        raise click.UsageError("--server names no server.")
+    if ("creds" in settings or "nkey" in settings) and importlib.util.find_spec("nkeys") is None:
+        raise click.UsageError("Credentials files and NKeys need a package: pip install nkeys")
+    names = {"creds": "user_credentials", "nkey": "nkeys_seed"}
+    options: dict[str, Any] = {
+        names.get(name, name): settings[name]
+        for name in ("user", "password", "token", "creds", "nkey", "inbox_prefix")
+        if name in settings
+    }
+    tls = _tls(settings.get("cert"), settings.get("key"), settings.get("ca"))
+    if tls is not None:
+        options["tls"] = tls
+    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options)
+
+
+def _tls(cert: str | None, key: str | None, ca: str | None) -> ssl.SSLContext | None:
+    if key is not None and cert is None:
+        raise click.UsageError("A TLS key needs its certificate (--tlscert).")
+    if cert is None and ca is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"The TLS files cannot be used: {error}") from error
+    return context

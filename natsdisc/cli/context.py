@@ -1,0 +1,43 @@
+"""Contexts of the `nats` command: named files with a server's address and credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+__all__ = ["load_context"]
+
+_KEYS = ("url", "user", "password", "token", "creds", "nkey", "cert", "key", "ca", "inbox_prefix")
+_FILES = ("creds", "nkey", "cert", "key", "ca")
+
+
+def load_context(name: str) -> dict[str, str]:
+    """What the context says, without what it leaves empty. Raises click.UsageError."""
+    folder = _folder()
+    path = folder / f"{name}.json"
+    if not name or path.parent != folder or path.name != f"{name}.json":
+        raise click.UsageError(f"{name!r} cannot be the name of a context.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        raise click.UsageError(f"There is no context {name!r} in {folder} (there: {known}).") from None
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"The context {path} cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise click.UsageError(f"The context {path} is not a JSON object.")
+    settings = {key: str(fields[key]) for key in _KEYS if fields.get(key)}
+    for key in _FILES:
+        if key in settings:
+            settings[key] = os.path.expanduser(settings[key])
+            if not os.path.isfile(settings[key]):
+                raise click.UsageError(f"{key} of the context {path} names no file: {settings[key]}")
+    return settings
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "nats" / "context"

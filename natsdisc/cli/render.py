@@ -1,0 +1,122 @@
+"""Instances and events as people and programs read them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from natsdisc import wire
+from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
+
+__all__ = [
+    "detail",
+    "event_json",
+    "instances_json",
+    "json_option",
+    "on_terminal",
+    "printable",
+    "rows_of",
+    "show_table",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_GAP = 2
+_LONG = ("ADDRESS", "METADATA", "MODEL")  # these are folded first where a terminal is narrow
+
+
+def json_option(command: _F) -> _F:
+    """Give a command `--json`, as an argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="JSON for programs.")(command)
+
+
+def on_terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey, or a line would break at, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def instances_json(instances: Iterable[Instance]) -> str:
+    """One array of the objects as they are on the wire, one a line."""
+    lines = ",\n".join(wire.dumps(instance).decode() for instance in instances)
+    return f"[\n{lines}\n]" if lines else "[]"
+
+
+def event_json(event: Event) -> str:
+    """One line."""
+    if isinstance(event, Added):
+        return f'{{"event":"added","instance":{wire.dumps(event.instance).decode()}}}'
+    fields = {"event": "removed", "id": str(event.id), "reason": event.reason}
+    return _compact(fields)
+
+
+def detail(instance: Instance) -> str:
+    """What an instance is, in a few words: where it is reached, or which model it is."""
+    if isinstance(instance, EndpointInstance):
+        return printable(f"{instance.transport.kind} {_text(instance.transport.address)}")
+    return _model_name(instance.card)
+
+
+def rows_of(kind: Kind, instances: Sequence[Instance]) -> tuple[list[str], list[list[str]]]:
+    """The heading and the rows of a table; columns that would be empty are left out."""
+    head = ["NAMESPACE", "COMPONENT", "ENDPOINT", "INSTANCE"]
+    head += ["TRANSPORT", "ADDRESS", "METADATA"] if kind is Kind.ENDPOINT else ["SUFFIX", "MODEL", "CARD"]
+    optional = "METADATA" if kind is Kind.ENDPOINT else "SUFFIX"
+    rows = [[printable(cell) for cell in _cells(instance)] for instance in instances]
+    at = head.index(optional)
+    if not any(row[at] for row in rows):
+        for cells in (head, *rows):
+            del cells[at]
+    return head, rows
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, aligned plain text elsewhere."""
+    if on_terminal():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for title in head:
+            table.add_column(title.capitalize(), overflow="fold", no_wrap=title not in _LONG)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    widths = [max(map(cell_len, column)) + _GAP for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        click.echo("".join(padded).rstrip())
+
+
+def _cells(instance: Instance) -> list[str]:
+    place = [instance.namespace, instance.component, instance.endpoint, f"{instance.instance_id:x}"]
+    if isinstance(instance, EndpointInstance):
+        metadata = _compact(dict(instance.metadata)) if instance.metadata else ""
+        return [*place, instance.transport.kind, _text(instance.transport.address), metadata]
+    size = len(_compact(instance.card).encode())
+    return [*place, instance.model_suffix or "", _model_name(instance.card), f"{size} B"]
+
+
+def _model_name(card: Any) -> str:
+    name = card.get("display_name") if isinstance(card, dict) else None
+    return printable(name) if isinstance(name, str) and name else "-"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _compact(value)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

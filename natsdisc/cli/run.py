@@ -1,0 +1,108 @@
+"""From click's synchronous world to asyncio, with signals and the library's warnings taken care of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["Stopped", "run", "run_until_stopped"]
+
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):  # noqa: N818 - an event, not an error
+    """A signal ended the work, after everything in it was closed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False) -> _T:
+    """What `work` returns. A signal cancels it; further ones are ignored while it closes, as that is quick.
+
+    With `needs_reader`, so does the end of whoever reads our stdout through a pipe.
+    Raises Stopped (SIGINT, SIGTERM, SIGHUP), BrokenPipeError, and what `work` raises.
+    """
+    logger = logging.getLogger("natsdisc")
+    if not logger.handlers:
+        logger.addHandler(_Stderr(logging.WARNING))
+        logger.propagate = False
+        # It warns at the end of every TLS connection, about streams that are not ours.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+    try:
+        return asyncio.run(_guarded(work, needs_reader))
+    except KeyboardInterrupt:  # where loops take no signal handlers
+        raise Stopped(signal.SIGINT) from None
+
+
+def run_until_stopped(work: Coroutine[Any, Any, None], *, needs_reader: bool = False) -> None:
+    """`run` for what ends by a signal as a rule."""
+    with suppress(Stopped):
+        run(work, needs_reader=needs_reader)
+
+
+async def _guarded(work: Coroutine[Any, Any, _T], needs_reader: bool) -> _T:
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    watched = _pipe() if needs_reader else None
+    reasons: list[Exception] = []
+
+    def end(reason: Exception) -> None:
+        if watched is not None:
+            loop.remove_reader(watched)
+        if not reasons:
+            reasons.append(reason)
+            task.cancel()
+
+    with suppress(NotImplementedError):
+        for number in _ending_signals():
+            loop.add_signal_handler(number, lambda number: end(Stopped(number)), number)
+    if watched is not None:
+        # The writing end of a pipe becomes "readable" when the reading end is closed.
+        loop.add_reader(watched, end, BrokenPipeError())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if reasons:
+            raise reasons[0] from None
+        raise
+    finally:
+        if watched is not None:
+            loop.remove_reader(watched)
+
+
+def _ending_signals() -> list[int]:
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    # A closed terminal ends us as Ctrl-C does, unless nohup says otherwise.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+def _pipe() -> int | None:
+    """The descriptor of stdout, if it is a pipe."""
+    with suppress(OSError, ValueError):
+        descriptor = sys.stdout.fileno()
+        if os.name == "posix" and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return descriptor
+    return None
+
+
+class _Stderr(logging.Handler):
+    """Warnings of the library, in the form of the command's own errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What ends a watch is raised as well, and told then.
+        if record.name != "natsdisc.watch" or record.levelno < logging.ERROR:
+            click.echo(f"natsdisc: {record.levelname.lower()}: {record.getMessage()}", err=True)

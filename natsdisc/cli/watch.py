@@ -1,0 +1,73 @@
+"""`natsdisc watch`: every change as it comes."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from natsdisc.model import Added, Event, InstanceId, Query
+
+from .connection import Connection, connection_options
+from .query import query_arguments
+from .render import detail, event_json, json_option, on_terminal, printable
+from .run import run_until_stopped
+
+__all__ = ["watch"]
+
+_STYLES = {"added": "green", "changed": "cyan", "removed": "red"}
+
+
+@click.command()
+@query_arguments
+@json_option
+@connection_options
+def watch(query: Query, as_json: bool, connection: Connection) -> None:
+    """Print what is registered, and then every change, until Ctrl-C.
+
+    A removal tells its reason: unregistered, expired, or missing.
+
+    \b
+    --json prints one object a line:
+      {"event":"added","instance":{...}}        new, or changed
+      {"event":"removed","id":"NS/COMPONENT/ENDPOINT/ID","reason":"expired"}
+    """
+    run_until_stopped(_watch(connection, query, as_json), needs_reader=True)
+
+
+async def _watch(connection: Connection, query: Query, as_json: bool) -> None:
+    lines = _Lines()
+    async with connection.open() as discovery, discovery.list_and_watch(query) as events:
+        if on_terminal() and sys.stderr.isatty() and not as_json:
+            click.echo(f"watching {printable(str(query))}; Ctrl-C ends", err=True)
+        async for event in events:
+            if as_json:
+                click.echo(event_json(event))
+            else:
+                lines.show(event)
+
+
+class _Lines:
+    """Events as lines for people, who want to know a change from an arrival."""
+
+    def __init__(self) -> None:
+        self._known: set[InstanceId] = set()
+        self._console = Console(highlight=False)
+
+    def show(self, event: Event) -> None:
+        id = event.instance.id if isinstance(event, Added) else event.id
+        if isinstance(event, Added):
+            word, rest = "changed" if id in self._known else "added", detail(event.instance)
+            self._known.add(id)
+        else:
+            word, rest = "removed", str(event.reason)
+            self._known.discard(id)
+        line = Text(f"{time.strftime('%H:%M:%S')}  ")
+        line.append(f"{word:7}", _STYLES[word]).append(f"  {printable(str(id))}  {rest}")
+        if on_terminal():
+            self._console.print(line, soft_wrap=True)
+        else:
+            click.echo(line.plain)

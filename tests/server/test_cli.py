@@ -1,0 +1,632 @@
+"""The command line: the real command in a process of its own, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import secrets
+import shlex
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+import natsdisc
+from natsdisc import AlreadyRegisteredError, Discovery, EndpointSpec, ModelSpec, Transport, endpoints, wire
+from natsdisc.server import NatsServer
+from tests.rig import eventually
+
+PATIENCE = 60.0  # for a command that hangs; no command takes a fifth of it
+COMMAND = [sys.executable, "-W", "error", "-m", "natsdisc.cli"]
+MARK = "NATSDISC_TEST_MARK"
+ACCOUNT = 'authorization { users: [ { user: ann, password: "se cret" } ] }'
+# A session leader gets the first terminal it opens as its own, and with it Ctrl-C.
+OWN_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Shell:
+    """Runs commands with the same environment, by which their processes are known."""
+
+    environment: dict[str, str]
+    processes: list[Process] = field(default_factory=list)
+
+    async def start(self, *arguments: str, stdout: int = PIPE, stderr: int = PIPE, **options: Any) -> Process:
+        options = {"stdin": DEVNULL, "env": self.environment, **options}
+        command = options.pop("command", COMMAND)
+        process = await asyncio.create_subprocess_exec(
+            *command, *arguments, stdout=stdout, stderr=stderr, **options
+        )
+        self.processes.append(process)
+        return process
+
+    async def run(self, *arguments: str, **options: Any) -> Outcome:
+        return await ended(await self.start(*arguments, **options))
+
+    def survivors(self) -> list[str]:
+        """The commands of all processes that were started with this environment, and still run."""
+        mark = f"{MARK}={self.environment[MARK]}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+async def ended(process: Process) -> Outcome:
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+async def line_of(process: Process) -> str:
+    """Its next line, the end excluded."""
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE):
+        line = await process.stdout.readline()
+    assert line, "the command has ended"
+    return line.decode().rstrip("\n")
+
+
+async def line_with(process: Process, text: str) -> str:
+    """The next of its lines with `text` in it."""
+    while text not in (line := await line_of(process)):
+        pass
+    return line
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    environment |= {MARK: secrets.token_hex(8), "XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "80"}
+    shell = Shell(environment)
+    yield shell
+    for process in shell.processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+async def prefix(nats_url: str) -> AsyncIterator[str]:
+    """A registry of the test's own on the shared server."""
+    prefix = f"cli{secrets.token_hex(6)}"
+    yield prefix
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    for stream in await js.streams_info():
+        if prefix in stream.config.name:
+            await js.delete_stream(stream.config.name)
+    await client.close()
+
+
+@pytest.fixture
+def registry(nats_url: str, prefix: str) -> list[str]:
+    """The options that lead to it."""
+    return ["--server", nats_url, "--bucket-prefix", prefix]
+
+
+@pytest.fixture
+async def discovery(nats_url: str, prefix: str) -> AsyncIterator[Discovery]:
+    async with natsdisc.connect(nats_url, bucket_prefix=prefix, instance_id=0x1F) as discovery:
+        yield discovery
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[NatsServer]:
+    """A server that wants to know who comes."""
+    with NatsServer(config=ACCOUNT) as server:
+        yield server
+
+
+def spec(endpoint: str = "checkout", **metadata: Any) -> EndpointSpec:
+    return EndpointSpec("shop", "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
+
+
+def fails(outcome: Outcome, code: int, *words: str) -> None:
+    """One line on stderr, or click's lines about the usage."""
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    for word in words:
+        assert word in outcome.err
+    if outcome.err.startswith("natsdisc: "):
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.startswith("natsdisc: error: ")
+    else:
+        assert outcome.err.startswith("Usage: natsdisc ")
+
+
+async def test_help_tells_the_exit_codes_and_hides_the_worker(shell: Shell) -> None:
+    outcome = await shell.run("--help")
+    assert outcome.code == 0
+    assert "Exit codes" in outcome.out
+    assert "demo-worker" not in outcome.out
+    assert (await shell.run("--version")).out == f"natsdisc {natsdisc.__version__}\n"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+async def test_without_the_extra_the_command_says_what_to_install(shell: Shell, missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import natsdisc.cli; natsdisc.cli.main()"
+    outcome = await shell.run("-c", code, command=[sys.executable])
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "pip install 'natsdisc[cli]'" in outcome.err
+
+
+async def test_the_library_imports_neither_click_nor_rich(shell: Shell) -> None:
+    code = "import sys, natsdisc, natsdisc.cli; print(sorted({'click', 'rich'} & set(sys.modules)))"
+    assert (await shell.run("-c", code, command=[sys.executable])).out == "[]\n"
+
+
+async def test_ls_of_an_empty_registry(shell: Shell, registry: list[str]) -> None:
+    plain = await shell.run("ls", *registry)
+    assert (plain.code, plain.out) == (0, "")
+    assert "no endpoints" in plain.err
+    assert await shell.run("ls", "--models", "--json", *registry) == Outcome(0, "[]\n", "")
+
+
+async def test_ls_aligns_its_columns_on_a_pipe(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec())
+    await discovery.register(spec("pay", zone="b\x1b[2J"))
+    outcome = await shell.run("ls", *registry)
+    assert outcome.code == 0
+    assert outcome.err == ""
+    head, *rows = outcome.out.splitlines()
+    assert head.split() == [
+        "NAMESPACE",
+        "COMPONENT",
+        "ENDPOINT",
+        "INSTANCE",
+        "TRANSPORT",
+        "ADDRESS",
+        "METADATA",
+    ]
+    assert [row.split()[:6] for row in rows] == [
+        ["shop", "cart", "checkout", "1f", "nats_tcp", "shop.cart"],
+        ["shop", "cart", "pay", "1f", "nats_tcp", "shop.cart"],
+    ]
+    assert {row.index("nats_tcp") for row in rows} == {head.index("TRANSPORT")}
+    assert "\x1b" not in outcome.out
+
+
+async def test_ls_json_is_what_is_on_the_wire(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    instance = await discovery.register(spec(weight=3))
+    await discovery.register(EndpointSpec("other", "c", "e", transport=Transport.tcp("h:1")))
+    outcome = await shell.run("ls", "shop", "cart", "checkout", "--json", *registry)
+    assert json.loads(outcome.out) == [json.loads(wire.dumps(instance))]
+    everything = json.loads((await shell.run("ls", "--json", *registry)).out)
+    assert [one["namespace"] for one in everything] == ["other", "shop"]
+
+
+async def test_ls_models(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    card = {"display_name": "Qwen/Qwen3-0.6B", "context_length": 40960}
+    await discovery.register(ModelSpec("dyn", "backend", "generate", card=card, model_suffix="lora"))
+    outcome = await shell.run("ls", "--models", "dyn", *registry)
+    row = outcome.out.splitlines()[1].split()
+    assert row[:6] == ["dyn", "backend", "generate", "1f", "lora", "Qwen/Qwen3-0.6B"]
+    [found] = json.loads((await shell.run("ls", "--models", "--json", *registry)).out)
+    assert found["card_json"] == card
+
+
+async def test_ls_draws_a_table_on_a_terminal(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec())
+    async with on_terminal(shell, "ls", *registry) as terminal:
+        await terminal.end()
+    assert terminal.code == 0
+    assert "───" in terminal.text
+    assert "checkout" in terminal.text
+
+
+async def test_watch_json_prints_one_object_a_line(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    first = await discovery.register(spec())
+    process = await shell.start("watch", "shop", "--json", *registry)
+    assert json.loads(await line_of(process)) == {
+        "event": "added",
+        "instance": json.loads(wire.dumps(first)),
+    }
+    await discovery.unregister(first)
+    removed = {"event": "removed", "id": "shop/cart/checkout/1f", "reason": "unregistered"}
+    assert json.loads(await line_of(process)) == removed
+    process.send_signal(signal.SIGINT)
+    assert await ended(process) == Outcome(0, "", "")
+
+
+async def test_watch_tells_a_change_from_an_arrival(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start("watch", *registry)
+    instance = await discovery.register(spec())
+    assert "added    shop/cart/checkout/1f  nats_tcp shop.cart" in await line_of(process)
+    await discovery.update(instance, transport=Transport.http("http://h"))
+    assert "changed  shop/cart/checkout/1f  http http://h" in await line_of(process)
+    await discovery.unregister(instance)
+    assert "removed  shop/cart/checkout/1f  unregistered" in await line_of(process)
+    process.terminate()
+    assert await ended(process) == Outcome(0, "", "")
+
+
+async def test_watch_ends_quietly_with_its_reader(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec())
+    command = shlex.join([*COMMAND, "watch", "--json", *registry])
+    outcome = await shell.run(f"{{ {command}; echo $? >&2; }} | head -n 1", command=["sh", "-c"])
+    assert json.loads(outcome.out)["event"] == "added"
+    assert outcome.err == "0\n"
+
+
+async def test_a_reader_that_leaves_before_the_first_line(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec())
+    for arguments in (["watch"], ["ls"], ["ls", "--json"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        process = await shell.start(*arguments, *registry, stdout=writing)
+        os.close(writing)
+        assert await ended(process) == Outcome(0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_register_unregisters_at_once_when_it_is_stopped(
+    shell: Shell, registry: list[str], discovery: Discovery, number: int
+) -> None:
+    arguments = ["shop", "cart", "pay", "--transport", "nats=shop.pay", "--id", "2A", "--ttl", "none"]
+    arguments += ["--metadata", "weight=3", "-m", 'zone="b"']
+    process = await shell.start("register", *arguments, *registry)
+    assert await line_of(process) == "shop/cart/pay/2a"
+    [instance] = await discovery.list(endpoints("shop"))
+    assert json.loads(wire.dumps(instance)) == {
+        "type": "Endpoint",
+        "namespace": "shop",
+        "component": "cart",
+        "endpoint": "pay",
+        "instance_id": 0x2A,
+        "transport": {"nats_tcp": "shop.pay"},
+        "metadata": {"weight": 3, "zone": "b"},
+    }
+    process.send_signal(number)
+    assert await ended(process) == Outcome(0, "", "")
+    # It had no lease: nothing but unregistering can have taken it away.
+    assert await discovery.list(endpoints("shop")) == []
+
+
+async def test_register_under_a_taken_id_fails(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec())
+    arguments = ["shop", "cart", "checkout", "--transport", "tcp=h:1", "--id", "1f"]
+    fails(
+        await shell.run("register", *arguments, *registry), 1, "shop/cart/checkout/1f", "already registered"
+    )
+
+
+async def test_register_ends_when_another_owner_takes_its_id(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    arguments = ["shop", "cart", "checkout", "--transport", "tcp=h:1", "--id", "1f", "--ttl", "2"]
+    process = await shell.start("register", *arguments, *registry)
+    await line_of(process)
+    [theirs] = await discovery.list(endpoints("shop"))
+
+    async def taken() -> bool:
+        with contextlib.suppress(AlreadyRegisteredError):  # the owner was back in between
+            await discovery.unregister(theirs)
+            await discovery.register(spec())
+            return True
+        return False
+
+    await eventually(taken, PATIENCE)
+    outcome = await ended(process)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith("natsdisc: error: shop/cart/checkout/1f was taken")
+
+
+REGISTER = ["register", "shop", "cart", "pay"]
+TRANSPORT = ["--transport", "tcp=h:1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ls", ""], ["namespace must not be empty"]),
+        (["watch", "shop", ""], ["component must not be empty"]),
+        (["register", "shop", "", "pay", *TRANSPORT], ["component must not be empty"]),
+        (["ls", "a", "b", "c", "d"], ["unexpected extra argument"]),
+        (REGISTER, ["--transport"]),
+        ([*REGISTER, "--transport", "shop.pay"], ["KIND=ADDRESS"]),
+        ([*REGISTER, "--transport", "=x"], ["KIND=ADDRESS"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "weight"], ["KEY=JSON"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "zone=b"], ["is not JSON"]),
+        ([*REGISTER, *TRANSPORT, "--id", "xyz"], ["hexadecimal"]),
+        ([*REGISTER, *TRANSPORT, "--id", "1" * 17], ["64-bit"]),
+        ([*REGISTER, *TRANSPORT, "--ttl", "soon"], ["none"]),
+        ([*REGISTER, *TRANSPORT, "--ttl", "0.1"], ["at least 1 s"]),
+        (["ls", "--server", " , "], ["--server"]),
+        (["ls", "--server", "http://127.0.0.1:1"], ["http"]),
+        (["ls", "--bucket-prefix", "a b"], ["a b"]),
+        (["ls", "--context", "nowhere"], ["no context 'nowhere'"]),
+        (["ls", "--context", "../x"], ["cannot be the name"]),
+        (["ls", "--creds", "/nowhere"], ["/nowhere"]),
+        (["ls", "--tlskey", __file__], ["--tlscert"]),
+        (["ls", "--tlscert", __file__], ["TLS files"]),
+        (["serve", "--port", "70000"], ["70000"]),
+        (["serve", "--config", "/nowhere"], ["/nowhere"]),
+    ],
+)
+async def test_a_bad_command_line_exits_with_2(shell: Shell, arguments: list[str], words: list[str]) -> None:
+    fails(await shell.run(*arguments), 2, *words)
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["watch"], [*REGISTER, *TRANSPORT]])
+async def test_no_server_exits_with_3_and_shows_no_password(shell: Shell, arguments: list[str]) -> None:
+    outcome = await shell.run(*arguments, "--server", "nats://ann:hidden@127.0.0.1:1")
+    fails(outcome, 3, "127.0.0.1:1")
+    assert "hidden" not in outcome.err
+
+
+async def test_one_of_several_servers_is_enough(shell: Shell, nats_url: str, prefix: str) -> None:
+    servers = f"nats://127.0.0.1:1, {nats_url}"
+    assert (await shell.run("ls", "-s", servers, "--bucket-prefix", prefix)).code == 0
+    shell.environment["NATS_URL"] = nats_url
+    assert (await shell.run("ls", "--bucket-prefix", prefix)).code == 0
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["watch"], [*REGISTER, *TRANSPORT]])
+async def test_refused_credentials_exit_with_3(
+    shell: Shell, guarded: NatsServer, arguments: list[str]
+) -> None:
+    login = ["--user", "ann", "--password", "wrong"]
+    fails(await shell.run(*arguments, "-s", guarded.url, *login), 3, "refused")
+
+
+async def test_forbidden_by_permissions_exits_with_3(shell: Shell) -> None:
+    config = 'authorization { users: [ { user: u, password: p, permissions: { publish: "x" } } ] }'
+    async with NatsServer(config=config) as server:
+        for arguments in (["ls"], ["watch"], [*REGISTER, *TRANSPORT]):
+            outcome = await shell.run(*arguments, "-s", server.url, "--user", "u", "--password", "p")
+            fails(outcome, 3)
+
+
+async def test_a_server_without_jetstream_exits_with_3(shell: Shell) -> None:
+    async with NatsServer(jetstream=False) as server:
+        fails(await shell.run("ls", "-s", server.url), 3, "JetStream")
+
+
+def write_context(shell: Shell, name: str, text: str | None = None, **fields: Any) -> None:
+    folder = Path(shell.environment["XDG_CONFIG_HOME"]) / "nats" / "context"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(fields) if text is None else text)
+
+
+async def test_a_context_says_where_and_who(shell: Shell, guarded: NatsServer) -> None:
+    write_context(shell, "prod", description="", url=guarded.url, user="ann", password="se cret", creds="")
+    assert (await shell.run("ls", "--json", "--context", "prod")).out == "[]\n"
+    outcome = await shell.run("ls", "--context", "test")
+    fails(outcome, 2, "no context 'test'", "there: prod")
+
+
+async def test_options_win_over_the_context_and_it_over_the_environment(
+    shell: Shell, guarded: NatsServer
+) -> None:
+    write_context(shell, "good", url=guarded.url, user="ann", password="se cret")
+    write_context(shell, "stale", url="nats://127.0.0.1:1", token="stale")
+    shell.environment |= {"NATS_URL": "nats://127.0.0.1:1", "NATS_TOKEN": "of another server"}
+    assert (await shell.run("ls", "--json", "--context", "good")).out == "[]\n"
+    login = ["--user", "ann", "--password", "se cret"]
+    assert (await shell.run("ls", "--json", "--context", "stale", "-s", guarded.url, *login)).out == "[]\n"
+    fails(await shell.run("ls", "--context", "good", "--token", "x"), 3, "refused")
+    fails(await shell.run("ls", "--context", "good", "-s", "nats://127.0.0.1:2"), 3, "127.0.0.1:2")
+
+
+async def test_the_environment_logs_in(shell: Shell, guarded: NatsServer) -> None:
+    shell.environment |= {"NATS_URL": guarded.url, "NATS_USER": "ann", "NATS_PASSWORD": "se cret"}
+    assert (await shell.run("ls", "--json")).out == "[]\n"
+
+
+async def test_an_nkey_logs_in(shell: Shell, tmp_path: Path) -> None:
+    nkeys = pytest.importorskip("nkeys")
+    seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+    file = tmp_path / "seed.nk"
+    file.write_bytes(seed)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    async with NatsServer(config=f"authorization {{ users: [ {{ nkey: {public} }} ] }}") as server:
+        assert (await shell.run("ls", "--json", "-s", server.url, "--nkey", str(file))).out == "[]\n"
+        write_context(shell, "nkey", url=server.url, nkey=str(file))
+        assert (await shell.run("ls", "--json", "--context", "nkey")).out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("no json", "cannot be read"), ("[]", "not a JSON object"), ('{"creds": "/nowhere"}', "/nowhere")],
+)
+async def test_a_broken_context_exits_with_2(shell: Shell, text: str, word: str) -> None:
+    write_context(shell, "broken", text)
+    fails(await shell.run("ls", "--context", "broken"), 2, word)
+
+
+async def test_serve_runs_a_server_until_it_is_stopped(shell: Shell, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = await shell.start("serve", "--port", "0", "--store-dir", str(store))
+    url = await line_of(process)
+    async with natsdisc.connect(url) as discovery:
+        await discovery.register(spec(), lease_ttl=None)
+    taken = await shell.run("serve", "--port", url.rpartition(":")[2])
+    assert taken.code == 1
+    assert taken.err.startswith("natsdisc: error: nats-server ended while starting")
+    process.terminate()
+    outcome = await ended(process)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert str(store) in outcome.out
+    assert any(store.iterdir())
+    assert shell.survivors() == []
+
+
+async def test_serve_takes_more_configuration(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "more.conf"
+    config.write_text(ACCOUNT)
+    process = await shell.start("serve", "--port", "0", "--config", str(config))
+    url = await line_of(process)
+    fails(await shell.run("ls", "-s", url), 3)
+    login = ["--user", "ann", "--password", "se cret"]
+    assert (await shell.run("ls", "--json", "-s", url, *login)).out == "[]\n"
+    process.send_signal(signal.SIGINT)
+    assert (await ended(process)).code == 0
+
+
+async def test_demo_on_a_pipe_shows_what_it_promises(shell: Shell) -> None:
+    outcome = await shell.run("demo")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "\x1b" not in outcome.out
+    lines = outcome.out.splitlines()
+    assert all(re.match(r" *\d+\.\d s  ", line) for line in lines)
+    words = [line.split()[2] for line in lines]
+    assert words.count("added") == 4
+    assert sum(line.endswith("demo/llm/generate/b2  unregistered") for line in lines) == 1
+    assert sum(line.endswith("demo/llm/generate/c3  expired") for line in lines) == 2
+    assert "Qwen/Qwen3-0.6B" in outcome.out
+    assert "as expected" in lines[-1]
+    assert shell.survivors() == []
+
+
+async def test_demo_draws_a_live_table_on_a_terminal(shell: Shell) -> None:
+    async with on_terminal(shell, "demo") as terminal:
+        await terminal.end()
+    assert terminal.code == 0, terminal.text
+    assert "───" in terminal.text
+    assert "registry at" in terminal.text
+    assert "as expected" in terminal.text.splitlines()[-1]
+    hide, show = "\x1b[?25l", "\x1b[?25h"
+    assert terminal.raw.rfind(show) > terminal.raw.rfind(hide) >= 0
+    assert shell.survivors() == []
+
+
+async def test_ctrl_c_ends_the_demo_cleanly(shell: Shell) -> None:
+    async with on_terminal(shell, "demo") as terminal:
+        await eventually(lambda: terminal.text.count("added ") >= 2, PATIENCE)
+        terminal.type(b"\x03")
+        await terminal.end()
+    assert terminal.code == 130
+    assert "Traceback" not in terminal.text
+    assert "stopped" in terminal.text.splitlines()[-1]
+    assert terminal.raw.rfind("\x1b[?25h") > terminal.raw.rfind("\x1b[?25l")
+    assert shell.survivors() == []
+
+
+async def test_demo_keep_goes_on_until_ctrl_c(shell: Shell) -> None:
+    process = await shell.start("demo", "--keep")
+    url = (await line_with(process, "keep")).split()[-1]
+    [left] = json.loads((await shell.run("ls", "--json", "-s", url)).out)
+    assert left["instance_id"] == 0xA1
+    process.send_signal(signal.SIGINT)
+    outcome = await ended(process)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert shell.survivors() == []
+
+
+async def test_demo_fails_when_a_worker_ends_by_itself(shell: Shell) -> None:
+    process = await shell.start("demo")
+    found = re.search(r"worker a1 \(pid (\d+)\)", await line_with(process, "worker a1"))
+    assert found is not None
+    await line_with(process, "added")
+    os.kill(int(found[1]), signal.SIGKILL)
+    outcome = await ended(process)
+    assert outcome.code == 1
+    assert outcome.err.startswith("natsdisc: error: worker a1 ended by itself")
+    assert shell.survivors() == []
+
+
+async def test_nothing_outlives_a_killed_demo(shell: Shell) -> None:
+    process = await shell.start("demo")
+    await line_with(process, "added")
+    process.kill()
+    await process.wait()
+    await eventually(lambda: not shell.survivors(), PATIENCE)
+
+
+class Terminal:
+    """The other side of a pseudo-terminal: what a person sees and types."""
+
+    def __init__(self, descriptor: int, process: Process) -> None:
+        self._descriptor = descriptor
+        self._process = process
+        self._seen = b""
+        self._ended = asyncio.Event()
+        self.code: int | None = None
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    @property
+    def raw(self) -> str:
+        return self._seen.decode(errors="replace")
+
+    @property
+    def text(self) -> str:
+        """Everything that was ever written, without the control codes."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw).replace("\r", "").rstrip()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._descriptor, keys)
+
+    async def end(self) -> None:
+        """Wait until the command has ended and everything is read."""
+        async with asyncio.timeout(PATIENCE):
+            self.code = await self._process.wait()
+            await self._ended.wait()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, 65536)
+        except OSError:  # nobody holds the other side any more
+            data = b""
+        self._seen += data
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            self._ended.set()
+
+
+@contextlib.asynccontextmanager
+async def on_terminal(shell: Shell, *arguments: str) -> AsyncIterator[Terminal]:
+    ours, theirs = pty.openpty()
+    shell.environment["TERM"] = "xterm-256color"
+    command = [sys.executable, "-c", OWN_TERMINAL, *COMMAND]
+    process = await shell.start(
+        *arguments, stdin=theirs, stdout=theirs, stderr=theirs, command=command, start_new_session=True
+    )
+    os.close(theirs)
+    terminal = Terminal(ours, process)
+    try:
+        yield terminal
+    finally:
+        terminal.close()

@@ -42,7 +42,7 @@ from .model import (
 )
 from .registrar import Registrar, Registration
 from .stats import Stats
-from .store import Bucket, EntryExistsError, Store
+from .store import Bucket, Doubt, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
 from .watch import Feed, Follower, Watch
 
@@ -86,13 +86,10 @@ class Discovery:
         expiry_grace: float = 1.0,
         on_lost: Callable[[Registration], object] | None = None,
     ) -> None:
-        if instance_id is not None:
-            check_instance_id(instance_id)
-        if not expiry_grace >= 0:
-            raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
+        _check_options(instance_id, lease_ttl, expiry_grace)
         self._store = store
         self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
-        self._lease_ttl = _checked_ttl(lease_ttl)
+        self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         self._stats = Stats()
         self._registrar = Registrar(store, self._stats, on_lost)
@@ -411,7 +408,7 @@ class _Listing:
     def confirm(self) -> None:
         pass
 
-    def stale(self, error: DiscoveryError) -> None:
+    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self.trouble = error
 
     def fail(self, error: DiscoveryError) -> None:
@@ -461,7 +458,7 @@ def connect(
     """
 
     async def open_discovery() -> Discovery:
-        _checked_ttl(lease_ttl)
+        _check_options(instance_id, lease_ttl, expiry_grace)
         store = await JetStreamStore.connect(
             servers if isinstance(servers, str) else list(servers),
             nats_options,
@@ -470,20 +467,20 @@ def connect(
             bucket_prefix=bucket_prefix,
             tombstone_ttl=tombstone_ttl,
         )
-        try:
-            return Discovery(
-                store,
-                instance_id=instance_id,
-                lease_ttl=lease_ttl,
-                expiry_grace=expiry_grace,
-                on_lost=on_lost,
-            )
-        except DiscoveryError:
-            store.attach()
-            await store.detach()
-            raise
+        return Discovery(
+            store, instance_id=instance_id, lease_ttl=lease_ttl, expiry_grace=expiry_grace, on_lost=on_lost
+        )
 
     return Connecting(open_discovery)
+
+
+def _check_options(instance_id: int | None, lease_ttl: float | None, expiry_grace: float) -> None:
+    """Before anything is opened."""
+    if instance_id is not None:
+        check_instance_id(instance_id)
+    _checked_ttl(lease_ttl)
+    if not expiry_grace >= 0:
+        raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
 
 
 def _checked_ttl(ttl: float | None) -> float | None:

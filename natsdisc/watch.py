@@ -14,7 +14,7 @@ from .errors import ClosedError, DiscoveryError
 from .fold import Backlog, Change, Fold
 from .model import Event, Instance, Query, RemovalReason
 from .stats import Stats
-from .store import Reader, Sink
+from .store import Doubt, Reader, Sink
 
 __all__ = ["Feed", "Follower", "Watch"]
 
@@ -139,14 +139,14 @@ class Feed:
             _log.info("%s is in sync again after %.1f s", self._query, self._confirmed - self._stale_since)
             self._stale_since = None
 
-    def stale(self, error: DiscoveryError) -> None:
+    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+        self._stats.resyncs[doubt] = self._stats.resyncs.get(doubt, 0) + 1
         if self._stale_since is None:
             self._stale_since = self._confirmed
             _log.warning("%s is stale: %s", self._query, error)
 
     def fail(self, error: DiscoveryError) -> None:
         self.error = error
-        _log.error("%s cannot be watched: %s", self._query, error)
         for follower in list(self._followers):
             follower.ended(error)
 

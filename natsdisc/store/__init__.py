@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from ..clock import Clock
 from ..errors import ConflictError, DiscoveryError
 from ..model import RemovalReason
 
-__all__ = ["Bucket", "Entry", "EntryExistsError", "Lease", "Reader", "Sink", "Store"]
+__all__ = ["Bucket", "Doubt", "Entry", "EntryExistsError", "Lease", "Reader", "Sink", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,17 @@ class EntryExistsError(ConflictError):
         self.entry = entry
 
 
+class Doubt(StrEnum):
+    """Why a reader takes a new snapshot."""
+
+    GAP = "gap"  # messages are missing
+    SILENCE = "silence"  # no sign of life from the server
+    RECONNECT = "reconnect"  # the connection broke and is back
+    CONSUMER = "consumer"  # the server ended the watch
+    CHECK = "check"  # a routine look found a difference
+    UNAVAILABLE = "unavailable"  # the server could not be asked
+
+
 class Sink(Protocol):
     """Where a reader reports what it sees. Every method is quick and never raises."""
 
@@ -69,8 +81,8 @@ class Sink(Protocol):
     def confirm(self) -> None:
         """The server has just said that nothing was missed."""
 
-    def stale(self, error: DiscoveryError) -> None:
-        """The reader cannot see at the moment, and goes on trying; a snapshot will follow."""
+    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+        """The reader may have missed something, or cannot see at the moment; a snapshot will follow."""
 
     def fail(self, error: DiscoveryError) -> None:
         """The reader has ended: this cannot be repaired."""

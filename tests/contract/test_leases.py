@@ -119,7 +119,9 @@ async def test_another_owner_of_the_id_means_lost(
     [registration] = one.registrations
     assert told == [registration]
     assert registration.state is State.LOST
-    assert any("is lost" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+    assert any(
+        "is lost" in record.getMessage() for record in caplog.records if record.levelno == logging.ERROR
+    )
     await one.unregister(mine)
     assert one.registrations == ()
     assert await two.list(endpoints()) == [theirs]

@@ -1,4 +1,4 @@
-"""A process that registers some endpoints and lives until it is told to end, for tests to kill and stop."""
+"""A process that registers endpoints and lives until it is told to end, for tests to kill and stop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import natsdisc
 from natsdisc import EndpointSpec, Transport
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def main(urls: list[str], prefix: str, namespace: str, count: int, ttl: float, replicas: int) -> None:
@@ -43,7 +45,13 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    urls: list[str], prefix: str, *, namespace: str = "ns", count: int = 1, ttl: float = 2.0, replicas: int = 1
+    urls: list[str],
+    prefix: str,
+    *,
+    namespace: str = "ns",
+    count: int = 1,
+    ttl: float = 2.0,
+    replicas: int = 1,
 ) -> AsyncIterator[Service]:
     """Start one, and go on when it has registered; it is killed at the end if it is still there."""
     arguments = [",".join(urls), prefix, namespace, str(count), str(ttl), str(replicas)]
@@ -52,7 +60,7 @@ async def running(
         __file__,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
     try:

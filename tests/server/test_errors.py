@@ -73,6 +73,22 @@ async def test_a_wrong_url(url: str) -> None:
         await natsdisc.connect(url)
 
 
+@pytest.mark.parametrize(
+    "urls", ["nats://user:secret@127.0.0.1:1", ["nats://secret@127.0.0.1:1"], "bad://secret@x"]
+)
+async def test_no_error_repeats_a_password(urls: str | list[str]) -> None:
+    with pytest.raises(natsdisc.DiscoveryError) as caught:
+        await natsdisc.connect(urls)
+    assert "secret" not in str(caught.value)
+
+
+async def test_bad_options_are_told_before_connecting() -> None:
+    with pytest.raises(natsdisc.InvalidIdError):
+        await natsdisc.connect("nats://127.0.0.1:1", instance_id=-1)
+    with pytest.raises(InvalidValueError, match="expiry_grace"):
+        await natsdisc.connect("nats://127.0.0.1:1", expiry_grace=-1)
+
+
 async def test_an_unknown_option(nats_url: str) -> None:
     with pytest.raises(InvalidValueError, match="no_such_option"):
         await natsdisc.connect(nats_url, no_such_option=1)

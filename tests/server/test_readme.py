@@ -32,7 +32,7 @@ def test_the_readme_has_snippets_and_commands() -> None:
     assert len(SHELL) >= 6
 
 
-@pytest.mark.parametrize("snippet", PYTHON, ids=lambda code: f"line {README[: README.index(code)].count(chr(10))}")
+@pytest.mark.parametrize("snippet", PYTHON, ids=range(len(PYTHON)))
 def test_snippet(snippet: str, tmp_path: Path) -> None:
     program = tmp_path / "snippet.py"
     program.write_text(snippet)
@@ -134,7 +134,8 @@ def _clean_copy(tmp_path: Path) -> Path:
 
 def _bare() -> dict[str, str]:
     """The environment without the virtual environment that the tests run in."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    hidden = ("VIRTUAL_ENV", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     scripts = os.path.dirname(sys.executable)
     environment["PATH"] = os.pathsep.join(
         part for part in os.environ["PATH"].split(os.pathsep) if part != scripts

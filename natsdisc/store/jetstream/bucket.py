@@ -57,6 +57,8 @@ _T = TypeVar("_T")
 _TRY_TIMEOUT = 2.0
 # A renewal is asked for again sooner.
 _RENEW_TIMEOUT = 1.0
+# So many writes of a bucket are on their way at once; more would only time out in the server's queue.
+_AT_ONCE = 256
 # Headers of a value message count as payload; ours need less than this.
 _HEADER_BYTES = 256
 # A clock that drifts 100 ppm is off by 6 ms after a minute.
@@ -71,6 +73,7 @@ class JetStreamBucket:
         self._clock = clock
         self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
         self._stream = Stream(api, name, options, clock)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
@@ -275,7 +278,8 @@ class JetStreamBucket:
         while True:
             try:
                 await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
-                return await attempt(_TRY_TIMEOUT)
+                async with self._slots:
+                    return await attempt(_TRY_TIMEOUT)
             except StoreUnavailableError as error:
                 self._stream.forget()
                 patience = JETSTREAM_PATIENCE if isinstance(error, NoJetStreamError) else REQUEST_TIMEOUT

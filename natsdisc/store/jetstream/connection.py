@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -95,7 +96,9 @@ def _check(servers: str | list[str]) -> int:
     for url in urls:
         scheme, separator, _ = url.partition("://")
         if separator and scheme not in _SCHEMES:
-            raise InvalidValueError(f"a NATS URL begins with {', '.join(_SCHEMES)}, not {scheme!r}: {url}")
+            raise InvalidValueError(
+                f"a NATS URL begins with {', '.join(_SCHEMES)}, not {scheme!r}: {_public(url)}"
+            )
     return len(urls)
 
 
@@ -107,16 +110,22 @@ async def _discard(client: Client) -> None:
 
 
 def _translated(error: BaseException, servers: str | list[str]) -> Exception:
+    where = _public(servers)
     text = str(error) or type(error).__name__
     if _is_refusal(error):
-        return PermissionDeniedError(f"{servers} refused the credentials: {text}")
+        return PermissionDeniedError(f"{where} refused the credentials: {text}")
     if isinstance(error, NatsError) and "invalid" in text:
-        return InvalidValueError(f"{servers}: {text}")
+        return InvalidValueError(f"{where}: {text}")
     if isinstance(error, (NatsError, OSError, TimeoutError)):
-        return StoreUnavailableError(f"cannot connect to {servers}: {text}")
-    return InvalidValueError(f"cannot connect to {servers} with these options: {text}")
+        return StoreUnavailableError(f"cannot connect to {where}: {text}")
+    return InvalidValueError(f"cannot connect to {where} with these options: {text}")
 
 
 def _is_refusal(error: BaseException) -> bool:
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)
+
+
+def _public(servers: str | list[str]) -> str:
+    """The URLs without the credentials they may hold."""
+    return re.sub(r"(^|//|,\s*)[^/@,]*@", r"\1", servers if isinstance(servers, str) else ", ".join(servers))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from nats.nuid import NUID
 
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError, UnsupportedServerError
-from .. import Sink
+from .. import Doubt, Sink
 from .api import (
     JETSTREAM_PATIENCE,
     STREAM_NOT_FOUND,
@@ -29,14 +29,26 @@ from .stream import Stream
 
 __all__ = ["OrderedReader"]
 
-# The server says so when it has nothing to say. Two lost in a row, and half of one for the way, are silence.
+# The server says so when it has nothing to say. Two lost in a row are silence.
 _IDLE_HEARTBEAT = 1.5
-_SILENCE = 2.5 * _IDLE_HEARTBEAT
+_SILENCE = 2.0 * _IDLE_HEARTBEAT
 # The server removes a consumer that nobody listens to after this, should we die before we can.
 _INACTIVE_THRESHOLD = 10.0
 # After a break every watcher of a server comes back at once: each waits up to this long first.
 _SPREAD = 0.25
+# A server that does not answer is asked again after this at the latest.
+_LONGEST_PAUSE = 1.0
+# Without any sign of trouble the consumer is asked now and then whether everything arrived.
+_CHECK_EVERY = 180.0
 _NS = 1_000_000_000
+
+_DOUBTS = {
+    Doubt.GAP: "messages are missing",
+    Doubt.SILENCE: f"nothing was heard for {_SILENCE:g} s",
+    Doubt.RECONNECT: "the connection broke",
+    Doubt.CONSUMER: "the consumer ended",
+    Doubt.CHECK: "the server has delivered something else than what arrived",
+}
 
 _names = NUID()
 
@@ -64,7 +76,7 @@ class OrderedReader:
 
     async def _run(self) -> None:
         started = _now()
-        pauses = delays(first=0.1, longest=2.0)
+        pauses = delays(first=0.1, longest=_LONGEST_PAUSE)
         while True:
             try:
                 await self._api.link.ready()
@@ -75,7 +87,7 @@ class OrderedReader:
                 if never_seen and _now() - started > JETSTREAM_PATIENCE:
                     self._sink.fail(error)
                     return
-                self._sink.stale(error)
+                self._sink.stale(Doubt.UNAVAILABLE, error)
                 await asyncio.sleep(next(pauses))
             except DiscoveryError as error:
                 self._sink.fail(error)
@@ -87,12 +99,13 @@ class OrderedReader:
                 self._sink.fail(broken)
                 return
             else:
-                pauses = delays(first=0.1, longest=2.0)
+                pauses = delays(first=0.1, longest=_LONGEST_PAUSE)
                 if doubt is not None:
-                    self._sink.stale(StoreUnavailableError(f"watching {self._filter}: {doubt}"))
+                    explained = StoreUnavailableError(f"watching {self._filter}: {_DOUBTS[doubt]}")
+                    self._sink.stale(doubt, explained)
                     await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311 (spreads load)
 
-    async def _pass(self) -> str | None:
+    async def _pass(self) -> Doubt | None:
         """Make a consumer and follow it until there is a doubt, or wait for a stream that is not there.
 
         Raises what cannot be repaired, and StoreUnavailableError for what can.
@@ -117,33 +130,42 @@ class OrderedReader:
             await unsubscribe()
             await self._api.link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{name}")
 
-    async def _follow(self, delivery: Delivery, name: str) -> str:
+    async def _follow(self, delivery: Delivery, name: str) -> Doubt:
+        check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
         while True:
             self._wake.clear()
             if self._api.link.breaks != self._breaks:
-                return "the connection broke"
+                return Doubt.RECONNECT
             if delivery.bug is not None:
                 raise delivery.bug
             if delivery.doubt is not None:
                 return delivery.doubt
             silence = _now() - delivery.heard
             if silence > _SILENCE:
-                return f"the server has been silent for {silence:.1f} s"
-            if delivery.snapshot_is_quiet:
-                await self._ask_for_end(delivery, name)
+                return Doubt.SILENCE
+            if delivery.snapshot_is_quiet or _now() > check_at:
+                check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
+                if not await self._check(delivery, name):
+                    return Doubt.CHECK
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SILENCE - silence + _IDLE_HEARTBEAT / 10):
                     await self._wake.wait()
 
-    async def _ask_for_end(self, delivery: Delivery, name: str) -> None:
-        """Messages that went away after they were counted never come: ask what is left of the snapshot."""
-        delivery.snapshot_is_quiet = False
+    async def _check(self, delivery: Delivery, name: str) -> bool:
+        """Ask what the consumer has delivered, and compare; False if that is not what arrived.
+
+        A snapshot needs it when messages went away after they were counted, and so never come.
+        """
+        was_quiet, delivery.snapshot_is_quiet = delivery.snapshot_is_quiet, False
         try:
             info = await self._api.call(f"CONSUMER.INFO.{self._stream.name}.{name}")
         except ApiError:
-            delivery.doubt = "the consumer is gone"
-            return
-        delivery.expect(delivery.received + int(info["num_pending"]))
+            return False
+        if was_quiet:
+            delivery.expect(delivery.received + int(info["num_pending"]))
+        # What was delivered before the answer was written has arrived before the answer.
+        return int(info["delivered"]["consumer_seq"]) <= delivery.received
 
     async def _wait_for_stream(self) -> None:
         """Until somebody makes the stream, or some time has passed."""
@@ -211,7 +233,7 @@ class Delivery:
         self._in_snapshot = True
         self.received = 0
         self.heard = _now()
-        self.doubt: str | None = None
+        self.doubt: Doubt | None = None
         self.bug: Exception | None = None
         self.snapshot_is_quiet = False
         self.ended = False
@@ -239,7 +261,7 @@ class Delivery:
             return self._control(message.headers, message.reply)
         _, consumer_sequence, pending = _delivered(message.reply)
         if consumer_sequence != self.received + 1:
-            self._doubt(f"message {consumer_sequence} came after {self.received}")
+            self._doubt(Doubt.GAP)
             return None
         self.received = consumer_sequence
         self._report(message)
@@ -261,12 +283,12 @@ class Delivery:
 
     def _control(self, headers: Headers, reply: str) -> str | None:
         if headers["Status"] != "100":
-            self._doubt(f"the consumer ended: {headers.get('Description')}")
+            self._doubt(Doubt.CONSUMER)
             return None
         if reply:
             return reply  # a flow-control request
         if int(headers.get("Nats-Last-Consumer", self.received)) != self.received:
-            self._doubt("an idle heartbeat tells of messages that did not come")
+            self._doubt(Doubt.GAP)
             return None
         stalled = headers.get("Nats-Consumer-Stalled")
         if not self._in_snapshot:
@@ -281,8 +303,8 @@ class Delivery:
             self._in_snapshot = False
             self._sink.end()
 
-    def _doubt(self, reason: str) -> None:
-        self.doubt = reason
+    def _doubt(self, doubt: Doubt) -> None:
+        self.doubt = doubt
         self._wake.set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,6 +50,7 @@ class Stream:
         self._options = options
         self._clock = clock
         self._config: dict[str, Any] | None = None
+        self._looking = asyncio.Lock()
 
     @property
     def known(self) -> bool:
@@ -87,10 +89,13 @@ class Stream:
 
         Raises UnsupportedServerError.
         """
-        if self._config is None and not await self.look(timeout):
-            await self._create()
-        if leases and not self.leases:
-            await self._extend()
+        if self._config is None or (leases and not self.leases):
+            # One looks, and makes it; everybody who came at the same time goes on with that.
+            async with self._looking:
+                if self._config is None and not await self.look(timeout):
+                    await self._create()
+                if leases and not self.leases:
+                    await self._extend()
         self.check()
 
     def check(self) -> None:

@@ -44,6 +44,7 @@ from .registrar import Registration
 from .stats import Stats
 from .store.jetstream import JetStreamStore
 from .store.memory import MemoryStore
+from .view import Selection, View
 from .watch import Watch
 
 __version__ = "0.1.0"
@@ -82,12 +83,14 @@ __all__ = [
     "Registration",
     "RemovalReason",
     "Removed",
+    "Selection",
     "Spec",
     "State",
     "Stats",
     "StoreUnavailableError",
     "Transport",
     "UnsupportedServerError",
+    "View",
     "Watch",
     "connect",
     "endpoints",

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, wire
+from .balance import Balance
 from .errors import (
     AlreadyRegisteredError,
     ClosedError,
@@ -21,6 +22,7 @@ from .errors import (
     InvalidValueError,
     StoreUnavailableError,
 )
+from .lease import State
 from .model import (
     MAX_INSTANCE_ID,
     EndpointInstance,
@@ -44,6 +46,7 @@ from .registrar import Registrar, Registration
 from .stats import Stats
 from .store import Bucket, Doubt, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
+from .view import View
 from .watch import Feed, Follower, Watch
 
 __all__ = ["Connecting", "Discovery", "connect"]
@@ -242,11 +245,35 @@ class Discovery:
         keys.prefix_of(query)
         return Watch(lambda: self._join(query), self._release, self._stats)
 
-    async def close(self) -> None:
+    def view(self, query: Query, *, balance: Balance | None = None) -> View:
+        """A picture of `query` that follows the registry, picking by `balance` (round robin by default).
+
+        Raises ClosedError.
+        """
+        self._check_open()
+        _check_query(query)
+        return View(query, self._join(query), self._release, balance, self._store.clock)
+
+    async def drain(self, instance: EndpointInstance) -> EndpointInstance:
+        """Mark an endpoint, so that pickers leave it out while it still serves.
+
+        Raises what `update` does; a model card has no such mark.
+        """
+        if not isinstance(instance, EndpointInstance):
+            raise InvalidValueError(f"only endpoints can be drained, not {type(instance).__name__}")
+        held = self._registrar.find(instance.id)
+        current = held.instance if held is not None else instance
+        assert isinstance(current, EndpointInstance)
+        return await self.update(instance, metadata={**current.metadata, "draining": True})
+
+    async def close(self, *, drain: float = 0.0) -> None:
         """End the watches, unregister everything this process registered, and let go of the connection.
 
+        With `drain`, mark our endpoints first, and go on serving for so many seconds.
         Takes about two seconds at most when the server is away: leases then end what is left.
         """
+        if drain > 0 and not self._closed:
+            await self._drain_all(drain)
         self._closed = True
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
@@ -256,6 +283,16 @@ class Discovery:
             # Whoever is in a hurry still leaves nothing behind: it is bounded.
             await asyncio.wait((self._closing,))
             raise
+
+    async def _drain_all(self, seconds: float) -> None:
+        held = [r.instance for r in self.registrations if r.state is State.ACTIVE]
+        mine = [instance for instance in held if isinstance(instance, EndpointInstance)]
+        marked = await asyncio.gather(*map(self.drain, mine), return_exceptions=True)
+        for instance, outcome in zip(mine, marked, strict=True):
+            if isinstance(outcome, BaseException):
+                _log.warning("%s could not be marked as draining: %s", instance.id, outcome)
+        if mine:
+            await asyncio.sleep(seconds)
 
     async def _close(self) -> None:
         for task in list(self._tasks):
@@ -404,9 +441,6 @@ class _Listing:
     def end(self) -> None:
         if not self.done.done():
             self.done.set_result(None)
-
-    def confirm(self) -> None:
-        pass
 
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self.trouble = error

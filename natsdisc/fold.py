@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from . import wire
 from .errors import InvalidValueError
 from .model import Added, Event, Instance, InstanceId, RemovalReason, Removed
 
@@ -50,11 +51,20 @@ class Fold:
         self._held: dict[str, tuple[float, RemovalReason]] = {}
         self._seen: set[str] | None = None
         self.synced = False
+        self.version = 0  # grows with every change
 
     @property
     def instances(self) -> Iterable[Instance]:
         """What is believed to be there, in no order."""
         return (live.instance for live in self._live.values())
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def find(self, key: str) -> Instance | None:
+        """What is believed to be under `key`."""
+        live = self._live.get(key)
+        return live.instance if live is not None else None
 
     @property
     def due(self) -> float | None:
@@ -82,8 +92,11 @@ class Fold:
                 self._hold(key, RemovalReason.MISSING, now)
             return None
         self._held.pop(key, None)
-        self._live[key] = _Live(value, instance)
         before = live.instance if live is not None else None
+        if _same(before, instance):
+            return None  # written in another way
+        self._live[key] = _Live(value, instance)
+        self.version += 1
         return Change(instance.id, before, instance)
 
     def delete(self, key: str, reason: RemovalReason, now: float) -> Change | None:
@@ -129,6 +142,7 @@ class Fold:
     def _remove(self, key: str, reason: RemovalReason) -> Change:
         self._held.pop(key, None)
         last = self._live.pop(key).instance
+        self.version += 1
         return Change(last.id, last, None, reason)
 
 
@@ -150,7 +164,7 @@ class Backlog:
         if pending is None:
             self._changes[change.id] = change
             return True
-        if pending.before == change.after:
+        if _same(pending.before, change.after):
             del self._changes[change.id]
         else:
             self._changes[change.id] = Change(change.id, pending.before, change.after, change.reason)
@@ -158,8 +172,17 @@ class Backlog:
 
     def pop(self) -> Event:
         """The oldest pending change as an event; raises KeyError when there is none."""
+        if not self._changes:
+            raise KeyError("nothing is pending")
         change = self._changes.pop(next(iter(self._changes)))
         if change.after is not None:
             return Added(change.after)
         assert change.reason is not None
         return Removed(change.id, change.reason, change.before)
+
+
+def _same(one: Instance | None, other: Instance | None) -> bool:
+    """Whether two states are the same. For Python 1, 1.0 and True are; for JSON they are not."""
+    if one is None or other is None:
+        return one is other
+    return one == other and wire.dumps(one) == wire.dumps(other)

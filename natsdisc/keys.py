@@ -46,7 +46,7 @@ def prefix_of(query: Query) -> str:
 def parse_key(kind: Kind, key: str) -> InstanceId | None:
     """The id a key stands for; None for a key that natsdisc would not have written."""
     tokens = key.split(".")
-    if len(tokens) not in ((4,) if kind is Kind.ENDPOINT else (4, 5)):
+    if len(key) > MAX_KEY_BYTES or len(tokens) not in ((4,) if kind is Kind.ENDPOINT else (4, 5)):
         return None
     names = [_from_token(token) for token in (*tokens[:3], *tokens[4:])]
     if None in names or not _HEX_ID.match(tokens[3]):

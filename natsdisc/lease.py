@@ -44,7 +44,8 @@ class Step(Enum):
 class Answer(Enum):
     """What came of a step."""
 
-    DONE = auto()  # renewed, or registered again
+    RENEWED = auto()
+    REGISTERED = auto()  # made again, or found again
     FENCED = auto()  # the revision is no longer the current one
     SILENT = auto()  # no answer, or no way to ask
     TAKEN = auto()  # another value lies there
@@ -91,11 +92,13 @@ def after(hold: Hold, answer: Answer, revision: int, sent: float, now: float, ch
         return hold
     if answer is Answer.TAKEN:
         return replace(hold, state=State.LOST, due=math.inf)
-    if answer is Answer.DONE and (hold.gone or revision == hold.revision):
+    if answer is Answer.REGISTERED:
         return started(hold.ttl, revision, sent, chance)
-    if revision != hold.revision:
-        # The answer belongs to a value that was replaced while it was on its way.
-        return replace(hold, due=_next(hold.ttl, now, chance))
+    if revision != hold.revision or (answer is Answer.RENEWED and hold.gone):
+        # The answer belongs to a value that was replaced, or lost, while it was on its way.
+        return replace(hold, due=math.inf if step(hold) is Step.NOTHING else now)
+    if answer is Answer.RENEWED:
+        return started(hold.ttl, revision, sent, chance)
     if answer is Answer.FENCED:
         return replace(hold, state=State.RECOVERING, gone=True, due=now, retries=0)
     expired = hold.ttl is not None and now >= hold.renewed + hold.ttl

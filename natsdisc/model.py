@@ -98,7 +98,7 @@ class Transport:
     """
 
     kind: str
-    address: Any
+    address: Any = field(hash=False)
 
     def __post_init__(self) -> None:
         check_name("transport kind", self.kind)
@@ -297,6 +297,8 @@ class Query:
     endpoint: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, Kind):
+            raise InvalidQueryError(f"a query is for a Kind, not {self.kind!r}")
         hole: str | None = None
         for what in ("namespace", "component", "endpoint"):
             name = getattr(self, what)

@@ -238,7 +238,7 @@ class Registrar:
         self._stats.heartbeats += len(leases)
         answers = await bucket.renew(leases)
         for registration, renewed, error in zip(registrations, leases, answers, strict=True):
-            answer = Answer.DONE
+            answer = Answer.RENEWED
             if isinstance(error, ConflictError):
                 answer = Answer.FENCED
             elif error is not None:
@@ -267,7 +267,7 @@ class Registrar:
             else:
                 self._stats.reregistrations += 1
                 self._adopt(registration, found)
-                self._after(registration, Answer.DONE, found.revision, sent)
+                self._after(registration, Answer.REGISTERED, found.revision, sent)
 
     def _adopt(self, registration: Registration, found: Entry) -> None:
         """Go on with what another client's `update` made of our entry."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -56,23 +57,17 @@ class Feed:
         self._timer: Timer | None = None
         self._followers: list[Follower] = []
         self._stale_since: float | None = None
-        self._confirmed = clock.time()
         self.error: DiscoveryError | None = None
 
     @property
-    def is_synced(self) -> bool:
-        """Whether the first snapshot is complete."""
-        return self._fold.synced
-
-    @property
-    def instances(self) -> Iterable[Instance]:
-        """The picture, in no order."""
-        return self._fold.instances
+    def picture(self) -> Fold:
+        """What is believed to be there; read only."""
+        return self._fold
 
     @property
     def age(self) -> float:
-        """Seconds since the server last confirmed the picture."""
-        return self._clock.time() - self._confirmed
+        """Seconds since the server last confirmed the picture; infinite when nobody looks."""
+        return self._reader.age if self._reader is not None else math.inf
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every change from now on."""
@@ -128,21 +123,18 @@ class Feed:
         first = not self._fold.synced
         self._fold.end(self._clock.time())
         self._schedule()
-        self.confirm()
+        if self._stale_since is not None:
+            stale_for = self._clock.time() - self._stale_since
+            _log.info("%s is in sync again after %.1f s", self._query, stale_for)
+            self._stale_since = None
         if first:
             for follower in list(self._followers):
                 follower.synced()
 
-    def confirm(self) -> None:
-        self._confirmed = self._clock.time()
-        if self._stale_since is not None:
-            _log.info("%s is in sync again after %.1f s", self._query, self._confirmed - self._stale_since)
-            self._stale_since = None
-
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self._stats.resyncs[doubt] = self._stats.resyncs.get(doubt, 0) + 1
         if self._stale_since is None:
-            self._stale_since = self._confirmed
+            self._stale_since = self._clock.time()
             _log.warning("%s is stale: %s", self._query, error)
 
     def fail(self, error: DiscoveryError) -> None:
@@ -239,8 +231,8 @@ class _Inbox:
         self.closed = False
 
     def start(self, feed: Feed) -> None:
-        self._backlog = Backlog(feed.instances)
-        self._is_synced = feed.is_synced
+        self._backlog = Backlog(feed.picture.instances)
+        self._is_synced = feed.picture.synced
         if feed.error is not None:
             self.ended(feed.error)
         feed.follow(self)

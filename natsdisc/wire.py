@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -10,6 +11,9 @@ from .errors import InvalidIdError, InvalidNameError, InvalidValueError
 from .model import EndpointInstance, Instance, ModelInstance, Transport
 
 __all__ = ["dumps", "loads"]
+
+# orjson writes 254 levels; a value with fewer brackets has fewer levels.
+_DEPTH_IN_DOUBT = 200
 
 
 def dumps(instance: Instance) -> bytes:
@@ -22,7 +26,7 @@ def dumps(instance: Instance) -> bytes:
             "endpoint": instance.endpoint,
             "namespace": instance.namespace,
             "instance_id": instance.instance_id,
-            "transport": {instance.transport.kind: instance.transport.address},
+            "transport": {str(instance.transport.kind): instance.transport.address},
         }
         if instance.metadata:
             fields["metadata"] = dict(instance.metadata)
@@ -39,12 +43,17 @@ def dumps(instance: Instance) -> bytes:
             fields["model_suffix"] = instance.model_suffix
     else:
         raise InvalidValueError(f"not an instance: {type(instance).__name__}")
+    part = "metadata or transport" if isinstance(instance, EndpointInstance) else "card"
     try:
         # What only orjson can write (dates, dataclasses) would come back as something else.
-        return orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+        data = orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except (TypeError, ValueError, RecursionError) as error:
-        part = "metadata or transport" if isinstance(instance, EndpointInstance) else "card"
         raise InvalidValueError(f"the {part} of {instance.id} has no JSON form: {error}") from error
+    if b"null" in data and _has_no_number(fields):
+        raise InvalidValueError(
+            f"the {part} of {instance.id} has no JSON form: NaN and infinity are no numbers"
+        )
+    return data
 
 
 def loads(data: bytes) -> Instance:
@@ -55,6 +64,12 @@ def loads(data: bytes) -> Instance:
         raise InvalidValueError(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidValueError(f"not a JSON object but {type(fields).__name__}")
+    # orjson reads deeper values than it writes: what could not be registered is not an instance.
+    if data.count(b"[") + data.count(b"{") > _DEPTH_IN_DOUBT:
+        try:
+            orjson.dumps(fields)
+        except TypeError as error:
+            raise InvalidValueError(f"nested too deeply: {error}") from error
     try:
         return _instance(fields)
     except KeyError as error:
@@ -80,3 +95,12 @@ def _transport(value: object) -> Transport:
         raise InvalidValueError(f"transport must be an object with one kind, not {value!r:.80}")
     [(kind, address)] = value.items()
     return Transport(kind, address)
+
+
+def _has_no_number(value: object) -> bool:
+    """Whether there is a float that orjson, like serde, writes as null."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_no_number, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_no_number, value))

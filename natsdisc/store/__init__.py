@@ -78,9 +78,6 @@ class Sink(Protocol):
     def end(self) -> None:
         """The snapshot is complete: what it did not mention is not there."""
 
-    def confirm(self) -> None:
-        """The server has just said that nothing was missed."""
-
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         """The reader may have missed something, or cannot see at the moment; a snapshot will follow."""
 
@@ -90,6 +87,10 @@ class Sink(Protocol):
 
 class Reader(Protocol):
     """A running watch."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the server last gave a sign that nothing was missed."""
 
     async def aclose(self) -> None:
         """End it and free what it holds on the server; the sink hears no more."""

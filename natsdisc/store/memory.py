@@ -172,6 +172,10 @@ class _MemoryReader:
         self._reports: deque[Callable[[], None]] = deque()
         self._closed = False
 
+    @property
+    def age(self) -> float:
+        return 0.0
+
     def report_put(self, key: str, value: bytes) -> None:
         if key.startswith(self._below):
             self.report(lambda: self._sink.put(key, value))

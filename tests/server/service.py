@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 async def main(urls: list[str], prefix: str, namespace: str, count: int, ttl: float, replicas: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    options = {"bucket_prefix": prefix, "lease_ttl": ttl, "replicas": replicas}
-    async with natsdisc.connect(urls, **options) as discovery:
+    async with natsdisc.connect(urls, bucket_prefix=prefix, lease_ttl=ttl, replicas=replicas) as discovery:
         for number in range(count):
             await discovery.register(
                 EndpointSpec(namespace, "comp", f"ep{number}", transport=Transport.nats("addr"))

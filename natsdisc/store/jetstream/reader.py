@@ -63,10 +63,17 @@ class OrderedReader:
         self._sink = sink
         self._wake = asyncio.Event()
         self._breaks = 0
+        self._confirmed = _now()
+        self._delivery: Delivery | None = None
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_reconnect(self._wake.set)
         self._task = asyncio.create_task(self._run(), name=f"natsdisc-reader {self._filter}")
+
+    @property
+    def age(self) -> float:
+        self._note_confirmation()
+        return _now() - self._confirmed
 
     async def aclose(self) -> None:
         self._forget_listener()
@@ -112,13 +119,14 @@ class OrderedReader:
         """
         name = _names.next().decode()
         inbox = self._api.link.new_inbox()
-        delivery = Delivery(self._stream, self._sink, self._wake)
+        delivery = self._delivery = Delivery(self._stream, self._sink, self._wake)
         unsubscribe = await self._api.link.subscribe(inbox, delivery.receive)
         try:
             self._sink.begin()
             pending = await self._create_consumer(name, inbox)
             if pending is None:
                 self._sink.end()
+                self._confirmed = _now()
                 await self._wait_for_stream()
                 return None
             self._seen_stream = True
@@ -127,8 +135,13 @@ class OrderedReader:
             return await self._follow(delivery, name)
         finally:
             delivery.ended = True
+            self._note_confirmation()
             await unsubscribe()
             await self._api.link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{name}")
+
+    def _note_confirmation(self) -> None:
+        if self._delivery is not None and self._delivery.confirmed is not None:
+            self._confirmed = max(self._confirmed, self._delivery.confirmed)
 
     async def _follow(self, delivery: Delivery, name: str) -> Doubt:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
@@ -233,6 +246,7 @@ class Delivery:
         self._in_snapshot = True
         self.received = 0
         self.heard = _now()
+        self.confirmed: float | None = None
         self.doubt: Doubt | None = None
         self.bug: Exception | None = None
         self.snapshot_is_quiet = False
@@ -257,8 +271,9 @@ class Delivery:
 
     def _take(self, message: Msg) -> str | None:
         self.heard = _now()
-        if message.headers is not None and "Status" in message.headers:
-            return self._control(message.headers, message.reply)
+        # What is stored comes under its own subject, whatever headers somebody gave it.
+        if not message.subject.startswith(self._subject_prefix):
+            return self._control(message.headers or {}, message.reply)
         _, consumer_sequence, pending = _delivered(message.reply)
         if consumer_sequence != self.received + 1:
             self._doubt(Doubt.GAP)
@@ -268,7 +283,7 @@ class Delivery:
         if self._in_snapshot:
             self._end_snapshot_at(self.received if pending == 0 else self._expected)
         else:
-            self._sink.confirm()
+            self.confirmed = self.heard
         return None
 
     def _report(self, message: Msg) -> None:
@@ -282,7 +297,7 @@ class Delivery:
             self._sink.delete(key, why)
 
     def _control(self, headers: Headers, reply: str) -> str | None:
-        if headers["Status"] != "100":
+        if headers.get("Status") != "100":
             self._doubt(Doubt.CONSUMER)
             return None
         if reply:
@@ -292,7 +307,7 @@ class Delivery:
             return None
         stalled = headers.get("Nats-Consumer-Stalled")
         if not self._in_snapshot:
-            self._sink.confirm()
+            self.confirmed = self.heard
         elif stalled is None:
             self.snapshot_is_quiet = True
             self._wake.set()
@@ -301,6 +316,7 @@ class Delivery:
     def _end_snapshot_at(self, messages: int | None) -> None:
         if self._in_snapshot and messages is not None and self.received >= messages:
             self._in_snapshot = False
+            self.confirmed = self.heard
             self._sink.end()
 
     def _doubt(self, doubt: Doubt) -> None:

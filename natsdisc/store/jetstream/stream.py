@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,8 +35,8 @@ class StreamOptions:
         if self.storage not in ("file", "memory"):
             raise InvalidValueError(f'storage must be "file" or "memory": {self.storage!r}')
         # The server takes TTLs in whole seconds, from one on (ADR-43).
-        if not self.tombstone_ttl >= 1:
-            raise InvalidValueError(f"tombstone_ttl must be at least 1 s: {self.tombstone_ttl!r}")
+        if not 1 <= self.tombstone_ttl < math.inf:
+            raise InvalidValueError(f"tombstone_ttl must be 1 s or more, and end: {self.tombstone_ttl!r}")
 
 
 class Stream:

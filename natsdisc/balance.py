@@ -1,0 +1,202 @@
+"""Choosing one instance of many. Every picker works on any sequence of instances.
+
+What a picker remembers of a sequence it remembers by the sequence's identity: give it the same object again
+(as a view does until something changes) and a pick costs no more than the choice itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from bisect import bisect
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from .errors import NoInstanceError
+from .model import Instance, InstanceId
+
+__all__ = [
+    "Balance",
+    "LeastOutstanding",
+    "PreferZone",
+    "Random",
+    "Rendezvous",
+    "RoundRobin",
+    "Weighted",
+    "is_draining",
+    "weight_of",
+    "zone_of",
+]
+
+_MASK = 0xFFFF_FFFF
+# Multipliers of a 32-bit finalizer that spreads every input bit over all output bits (murmur3's).
+_MIX_1, _MIX_2 = 0x85EB_CA6B, 0xC2B2_AE35
+
+
+class Balance(Protocol):
+    """Picks an instance. `started` and `finished` tell it of work in flight."""
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        """One of `instances`; raises NoInstanceError when there are none."""
+
+    def started(self, id: InstanceId) -> None:
+        """Work on `id` has begun."""
+
+    def finished(self, id: InstanceId) -> None:
+        """Work on `id` has ended."""
+
+
+class _Stateless:
+    def started(self, id: InstanceId) -> None:
+        pass
+
+    def finished(self, id: InstanceId) -> None:
+        pass
+
+
+class RoundRobin(_Stateless):
+    """One after the other."""
+
+    def __init__(self) -> None:
+        self._turn = itertools.count()
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        if not instances:
+            raise _nobody()
+        return instances[next(self._turn) % len(instances)]
+
+
+class Random(_Stateless):
+    """Any one, all equally often."""
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        if not instances:
+            raise _nobody()
+        return instances[int(self._random() * len(instances))]
+
+
+class LeastOutstanding:
+    """Of two random ones, the one with less work in flight (see `View.using`)."""
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
+        self._outstanding: Counter[InstanceId] = Counter()
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        if not instances:
+            raise _nobody()
+        first = instances[int(self._random() * len(instances))]
+        if not self._outstanding:
+            return first
+        second = instances[int(self._random() * len(instances))]
+        return second if self._outstanding[second.id] < self._outstanding[first.id] else first
+
+    def started(self, id: InstanceId) -> None:
+        self._outstanding[id] += 1
+
+    def finished(self, id: InstanceId) -> None:
+        self._outstanding[id] -= 1
+        if self._outstanding[id] <= 0:
+            del self._outstanding[id]
+
+
+class Weighted(_Stateless):
+    """Any one, each as often as its metadata's `weight` says (1 without one, never with 0)."""
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
+        self._instances: Sequence[Instance] = ()
+        self._limits: list[float] = []
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        if instances is not self._instances:
+            self._instances = instances
+            self._limits = list(itertools.accumulate(map(weight_of, instances)))
+        if not self._limits:
+            raise _nobody()
+        total = self._limits[-1]
+        if total <= 0:  # all are 0: that is no preference
+            return instances[int(self._random() * len(instances))]
+        return instances[bisect(self._limits, self._random() * total)]
+
+
+class Rendezvous:
+    """The same instance for the same key, in every process (highest random weight).
+
+    When one of n instances comes or goes, about 1/n of the keys move.
+    """
+
+    def __init__(self) -> None:
+        self._instances: Sequence[Instance] = ()
+        self._hashes: list[int] = []
+
+    def pick(self, instances: Sequence[Instance], key: str | bytes) -> Instance:
+        """The instance of `instances` for `key`; raises NoInstanceError when there are none."""
+        if instances is not self._instances:
+            self._instances = instances
+            self._hashes = [_hash(str(instance.id)) for instance in instances]
+        if not instances:
+            raise _nobody()
+        salt = _hash(key)
+        # One multiplication leaves the order of two instances too much the same from key to key.
+        mixed = [(one ^ salt) * _MIX_1 & _MASK for one in self._hashes]
+        scores = [(one ^ one >> 13) * _MIX_2 & _MASK for one in mixed]
+        return instances[scores.index(max(scores))]
+
+
+class PreferZone:
+    """Only instances whose metadata names `zone`, picked by `inside`; all of them when there are none."""
+
+    def __init__(self, zone: str, inside: Balance | None = None) -> None:
+        self._zone = zone
+        self._inside: Balance = inside if inside is not None else RoundRobin()
+        self._instances: Sequence[Instance] = ()
+        self._near: Sequence[Instance] = ()
+
+    def pick(self, instances: Sequence[Instance]) -> Instance:
+        if instances is not self._instances:
+            self._instances = instances
+            near = tuple(instance for instance in instances if zone_of(instance) == self._zone)
+            self._near = near or instances
+        return self._inside.pick(self._near)
+
+    def started(self, id: InstanceId) -> None:
+        self._inside.started(id)
+
+    def finished(self, id: InstanceId) -> None:
+        self._inside.finished(id)
+
+
+def weight_of(instance: Instance) -> float:
+    """The `weight` in an instance's metadata; 1 when there is none that makes sense."""
+    weight = _metadata(instance, "weight")
+    return float(weight) if isinstance(weight, (int, float)) and weight >= 0 else 1.0
+
+
+def zone_of(instance: Instance) -> object:
+    """The `zone` in an instance's metadata."""
+    return _metadata(instance, "zone")
+
+
+def is_draining(instance: Instance) -> bool:
+    """Whether an instance said that it will leave."""
+    return bool(_metadata(instance, "draining"))
+
+
+def _metadata(instance: Instance, name: str) -> object:
+    metadata = getattr(instance, "metadata", None)
+    return metadata.get(name) if metadata else None
+
+
+def _hash(text: str | bytes) -> int:
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return int.from_bytes(blake2b(data, digest_size=4).digest(), "big")
+
+
+def _nobody() -> NoInstanceError:
+    return NoInstanceError("there is no instance to pick")

@@ -1,0 +1,148 @@
+"""The server's clock, carried on by the monotonic one; the wall clock is never asked."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import natsdisc
+from natsdisc.store.jetstream import servertime
+from natsdisc.store.jetstream.servertime import ServerTime
+
+FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+PACKAGE = Path(natsdisc.__file__).parent
+
+
+class Monotonic:
+    """Stands in for `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def monotonic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Monotonic]:
+    monotonic = Monotonic()
+
+    def refuse() -> float:
+        raise AssertionError("the wall clock was asked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", monotonic)
+        patched.setattr(time, "time", refuse)
+        yield monotonic
+
+
+def observed(ts: str, *, sent: float = 1000.0, received: float = 1000.0) -> ServerTime:
+    clock = ServerTime()
+    clock.observe(ts, sent, received)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("ts", "at"),
+    [
+        ("2024-02-28T23:59:59Z", "2024-02-28T23:59:59.000000Z"),
+        ("2024-02-28T23:59:59.5Z", "2024-02-28T23:59:59.500000Z"),
+        ("2024-02-28T23:59:59.123456789Z", "2024-02-28T23:59:59.123456Z"),
+        ("2024-02-29T01:59:59+02:00", "2024-02-28T23:59:59.000000Z"),
+        ("2024-02-28T18:59:59-05:00", "2024-02-28T23:59:59.000000Z"),
+    ],
+)
+def test_it_reads_what_servers_write_and_writes_utc(monotonic: Monotonic, ts: str, at: str) -> None:
+    assert observed(ts).after(0.0) == at
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at"),
+    [
+        (0.0, "2024-02-28T23:59:59.000000Z"),
+        (1.0, "2024-02-29T00:00:00.000000Z"),
+        (10.25, "2024-02-29T00:00:09.250000Z"),
+        (86401.0, "2024-03-01T00:00:00.000000Z"),
+    ],
+)
+def test_seconds_from_now_are_added(monotonic: Monotonic, seconds: float, at: str) -> None:
+    assert observed("2024-02-28T23:59:59Z").after(seconds) == at
+
+
+def test_what_has_passed_since_is_added(monotonic: Monotonic) -> None:
+    clock = observed("2024-01-01T00:00:00Z")
+    monotonic.now += 61.5
+    assert clock.age == 61.5
+    assert clock.after(1.0) == "2024-01-01T00:01:02.500000Z"
+
+
+def test_the_answer_was_taken_in_the_middle_of_its_round_trip(monotonic: Monotonic) -> None:
+    clock = observed("2024-01-01T00:00:00Z", sent=1000.0, received=1000.5)
+    monotonic.now = 1000.5
+    assert clock.after(0.0) == "2024-01-01T00:00:00.250000Z"
+    assert clock.error == 0.25
+
+
+def test_a_new_answer_replaces_the_old(monotonic: Monotonic) -> None:
+    clock = observed("2024-01-01T00:00:00Z")
+    monotonic.now += 10
+    clock.observe("2030-01-01T00:00:00Z", monotonic.now, monotonic.now)
+    assert clock.age == 0.0
+    assert clock.after(0.0) == "2030-01-01T00:00:00.000000Z"
+
+
+def test_nothing_is_known_before_the_first_answer(monotonic: Monotonic) -> None:
+    clock = ServerTime()
+    assert clock.age == clock.error == float("inf")
+    with pytest.raises(AssertionError):
+        clock.after(1.0)
+
+
+@pytest.mark.parametrize("hours", [-1, 1, 24 * 365])
+def test_a_wall_clock_that_is_off_changes_nothing(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    wrong = time.time() + hours * 3600
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    ts = datetime(2024, 1, 1, tzinfo=UTC)
+    now = time.monotonic()
+    clock = observed(ts.isoformat(), sent=now, received=now)
+    at = datetime.strptime(clock.after(10.0), FORMAT).replace(tzinfo=UTC)
+    assert ts + timedelta(seconds=10) <= at < ts + timedelta(seconds=10 + 60)
+
+
+WALL_CLOCKS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "now", "utcnow", "today"}
+
+
+def wall_clocks_in(source: str) -> set[str]:
+    """The calls and imports in `source` that ask the wall clock."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found |= {node.attr, ast.unparse(node)} & WALL_CLOCKS
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            found |= {f"time.{name.name}" for name in node.names} & WALL_CLOCKS
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((PACKAGE / "store").rglob("*.py")), PACKAGE / "registrar.py", PACKAGE / "lease.py"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_nothing_that_keeps_a_lease_asks_the_wall_clock(path: Path) -> None:
+    assert wall_clocks_in(path.read_text("utf-8")) == set()
+
+
+def test_the_search_for_wall_clocks_finds_them() -> None:
+    for source in (
+        "import time\ntime.time()",
+        "from time import time",
+        "datetime.now(UTC)",
+        "datetime.utcnow()",
+    ):
+        assert wall_clocks_in(source), source
+    assert wall_clocks_in(Path(servertime.__file__).read_text("utf-8")) == set()

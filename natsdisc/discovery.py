@@ -41,6 +41,7 @@ from .model import (
     Spec,
     Transport,
     check_instance_id,
+    sort_key,
 )
 from .registrar import Registrar, Registration
 from .stats import Stats
@@ -223,7 +224,7 @@ class Discovery:
         finally:
             listing.done.cancel()
             await reader.aclose()
-        return sorted(listing.instances.values(), key=_by_id)
+        return sorted(listing.instances.values(), key=sort_key)
 
     def list_and_watch(self, query: Query) -> Watch:
         """The instances of `query` as Added, and then every change, until it is closed.
@@ -532,7 +533,3 @@ def _check_query(query: object) -> None:
 
 def _kind(id: InstanceId) -> Kind:
     return Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
-
-
-def _by_id(instance: Instance) -> Any:
-    return instance.id

@@ -19,11 +19,8 @@ def bucket_of(id: InstanceId) -> str:
 
 def decode(kind: Kind, key: str, value: bytes) -> Instance:
     """The instance in an entry; raises InvalidValueError when key and value do not name the same one."""
-    id = keys.parse_key(kind, key)
-    if id is None:
+    place = keys.parse_place(kind, key)
+    if place is None:
         raise InvalidValueError("its key is not one natsdisc writes")
-    instance = wire.loads(value)
     # The key is the identity: whoever may write one key must not speak for another.
-    if instance.id != id:
-        raise InvalidValueError(f"its value names another instance: {instance.id}")
-    return instance
+    return wire.loads_at(place, kind, value)

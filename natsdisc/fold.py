@@ -13,23 +13,31 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import wire
 from .errors import InvalidValueError
-from .model import Added, Event, Instance, InstanceId, RemovalReason, Removed
+from .model import Added, Event, Instance, RemovalReason, Removed
 
 __all__ = ["Backlog", "Change", "Fold"]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One id's step: `before` None is new, `after` None is gone (then with a reason)."""
+class Change(NamedTuple):
+    """One key's step: `before` None is new, `after` None is gone (then with a reason)."""
 
-    id: InstanceId
+    key: str
     before: Instance | None
     after: Instance | None
     reason: RemovalReason | None = None
+
+    @property
+    def event(self) -> Event:
+        """What a user is told."""
+        if self.after is not None:
+            return Added(self.after)
+        assert self.before is not None
+        assert self.reason is not None
+        return Removed(self.before.id, self.reason, self.before)
 
 
 class _Live:
@@ -57,6 +65,11 @@ class Fold:
     def instances(self) -> Iterable[Instance]:
         """What is believed to be there, in no order."""
         return (live.instance for live in self._live.values())
+
+    @property
+    def history(self) -> Iterable[Change]:
+        """The picture as the changes that lead to it from nothing."""
+        return (Change(key, None, live.instance) for key, live in self._live.items())
 
     def __len__(self) -> int:
         return len(self._live)
@@ -97,7 +110,7 @@ class Fold:
             return None  # written in another way
         self._live[key] = _Live(value, instance)
         self.version += 1
-        return Change(instance.id, before, instance)
+        return Change(key, before, instance)
 
     def delete(self, key: str, reason: RemovalReason, now: float) -> Change | None:
         """`key` was removed."""
@@ -143,42 +156,38 @@ class Fold:
         self._held.pop(key, None)
         last = self._live.pop(key).instance
         self.version += 1
-        return Change(last.id, last, None, reason)
+        return Change(key, last, None, reason)
 
 
 class Backlog:
-    """The changes one reader has not looked at yet: at most one an id, however many there were."""
+    """The changes one reader has not looked at yet: at most one a key, however many there were."""
 
-    def __init__(self, picture: Iterable[Instance] = ()) -> None:
-        self._changes = {instance.id: Change(instance.id, None, instance) for instance in picture}
+    def __init__(self, picture: Iterable[Change] = ()) -> None:
+        self._changes = {change.key: change for change in picture}
 
     def __len__(self) -> int:
         return len(self._changes)
 
     def push(self, change: Change) -> bool:
-        """Join `change` to what is pending for its id, or append it; True if nothing was pending.
+        """Join `change` to what is pending for its key, or append it; True if nothing was pending.
 
         What ends where it began is dropped.
         """
-        pending = self._changes.get(change.id)
+        pending = self._changes.get(change.key)
         if pending is None:
-            self._changes[change.id] = change
+            self._changes[change.key] = change
             return True
         if _same(pending.before, change.after):
-            del self._changes[change.id]
+            del self._changes[change.key]
         else:
-            self._changes[change.id] = Change(change.id, pending.before, change.after, change.reason)
+            self._changes[change.key] = change._replace(before=pending.before)
         return False
 
     def pop(self) -> Event:
         """The oldest pending change as an event; raises KeyError when there is none."""
         if not self._changes:
             raise KeyError("nothing is pending")
-        change = self._changes.pop(next(iter(self._changes)))
-        if change.after is not None:
-            return Added(change.after)
-        assert change.reason is not None
-        return Removed(change.id, change.reason, change.before)
+        return self._changes.pop(next(iter(self._changes))).event
 
 
 def _same(one: Instance | None, other: Instance | None) -> bool:

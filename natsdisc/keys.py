@@ -8,17 +8,22 @@ A key is `namespace.component.endpoint.{id:x}[.suffix]`, one subject token a nam
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 from .errors import InvalidNameError
 from .model import EndpointInstanceId, InstanceId, Kind, ModelCardInstanceId, Query
 
-__all__ = ["MAX_KEY_BYTES", "key_of", "parse_key", "prefix_of"]
+__all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "parse_place", "prefix_of"]
 
 # The server's control line holds 4,096 bytes by default, and a delivery to a routed or leaf-node consumer
 # carries the subject twice. This leaves 400 bytes for the verb, the bucket, the inbox and the sizes.
 MAX_KEY_BYTES = 1848
 
+# Namespace, component, endpoint, instance id and suffix.
+Place: TypeAlias = tuple[str, str, str, int, str | None]
+
 _PLAIN = re.compile(r"[-_/a-zA-Z0-9]+\Z")
+_PLAIN_KEY = re.compile(r"[-_/a-zA-Z0-9]+(?:\.[-_/a-zA-Z0-9]+){3,4}\Z")
 _OUTSIDE = re.compile(rb"[^-_/a-zA-Z0-9]")
 _ESCAPED = re.compile(r"(?:[-_/a-zA-Z0-9]|=[0-9A-F]{2})+\Z")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
@@ -45,17 +50,34 @@ def prefix_of(query: Query) -> str:
 
 def parse_key(kind: Kind, key: str) -> InstanceId | None:
     """The id a key stands for; None for a key that natsdisc would not have written."""
-    tokens = key.split(".")
-    if len(key) > MAX_KEY_BYTES or len(tokens) not in ((4,) if kind is Kind.ENDPOINT else (4, 5)):
+    place = parse_place(kind, key)
+    if place is None:
         return None
-    names = [_from_token(token) for token in (*tokens[:3], *tokens[4:])]
-    if None in names or not _HEX_ID.match(tokens[3]):
+    return EndpointInstanceId(*place[:4]) if kind is Kind.ENDPOINT else ModelCardInstanceId(*place)
+
+
+def parse_place(kind: Kind, key: str) -> Place | None:
+    """`parse_key` as a plain tuple: namespace, component, endpoint, instance id and suffix."""
+    if len(key) > MAX_KEY_BYTES:
         return None
-    number = int(tokens[3], 16)
-    namespace, component, endpoint, *suffix = [name for name in names if name is not None]
-    if kind is Kind.ENDPOINT:
-        return EndpointInstanceId(namespace, component, endpoint, number)
-    return ModelCardInstanceId(namespace, component, endpoint, number, *suffix)
+    suffix: str | None = None
+    match key.split("."):
+        case [namespace, component, endpoint, hex_id]:
+            pass
+        case [namespace, component, endpoint, hex_id, suffix] if kind is Kind.MODEL:
+            pass
+        case _:
+            return None
+    if not _HEX_ID.match(hex_id):
+        return None
+    number = int(hex_id, 16)
+    if _PLAIN_KEY.match(key):
+        return namespace, component, endpoint, number, suffix
+    names = [_from_token(token) for token in (namespace, component, endpoint, suffix) if token is not None]
+    if None in names:
+        return None
+    namespace, component, endpoint, *rest = [name for name in names if name is not None]
+    return namespace, component, endpoint, number, rest[0] if rest else None
 
 
 def _to_token(name: str) -> str:

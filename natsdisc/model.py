@@ -7,7 +7,7 @@ JSON values (metadata, cards) take part in equality but not in the hash, so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -282,6 +282,53 @@ class ModelInstance:
 
 
 Instance: TypeAlias = EndpointInstance | ModelInstance
+
+# A registry of a hundred thousand instances is read in one go. Its keys prove the names already, so these
+# set the fields of a frozen value without checking them again: four times as fast as the constructor.
+_new = object.__new__
+_set_kind, _set_address = (getattr(Transport, name).__set__ for name in ("kind", "address"))
+_set_namespace, _set_component, _set_endpoint, _set_instance_id, _set_transport, _set_metadata = (
+    getattr(EndpointInstance, field.name).__set__ for field in fields(EndpointInstance)
+)
+
+
+def trusted_transport(kind: str, address: Any) -> Transport:
+    """A Transport of values that were checked."""
+    transport = _new(Transport)
+    _set_kind(transport, kind)
+    _set_address(transport, address)
+    return transport
+
+
+def trusted_endpoint(
+    namespace: str,
+    component: str,
+    endpoint: str,
+    instance_id: int,
+    transport: Transport,
+    metadata: Mapping[str, Any],
+) -> EndpointInstance:
+    """An EndpointInstance of values that were checked."""
+    instance = _new(EndpointInstance)
+    _set_namespace(instance, namespace)
+    _set_component(instance, component)
+    _set_endpoint(instance, endpoint)
+    _set_instance_id(instance, instance_id)
+    _set_transport(instance, transport)
+    _set_metadata(instance, metadata)
+    return instance
+
+
+def sort_key(instance: Instance) -> tuple[str, str, str, int, str]:
+    """What instances of one kind are sorted by: the order of their ids."""
+    suffix = instance.model_suffix if isinstance(instance, ModelInstance) else None
+    return (
+        instance.namespace,
+        instance.component,
+        instance.endpoint,
+        instance.instance_id,
+        suffix or "",
+    )
 
 
 @dataclass(frozen=True, slots=True)

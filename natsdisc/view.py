@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from . import keys
 from .balance import Balance, Rendezvous, RoundRobin, is_draining
@@ -24,8 +24,7 @@ from .model import (
     InstanceId,
     ModelInstance,
     Query,
-    RemovalReason,
-    Removed,
+    sort_key,
 )
 from .watch import Feed, Follower
 
@@ -78,7 +77,7 @@ class View:
         """What is there, sorted by id."""
         picture = self._feed.picture
         if self._sorted_version != picture.version:
-            self._sorted = tuple(sorted(picture.instances, key=_by_id))
+            self._sorted = tuple(sorted(picture.instances, key=sort_key))
             self._sorted_version = picture.version
         return self._sorted
 
@@ -239,19 +238,18 @@ class _State:
         self._closed = False
 
     def changed(self, change: Change) -> None:
-        if self._aside.pop(change.id, None) is not None:
+        self._wake.set()
+        if not self._aside and not self._callbacks:
+            return
+        event = change.event
+        id = event.instance.id if isinstance(event, Added) else event.id
+        if self._aside.pop(id, None) is not None:
             self._note_asides()
-        event: Event
-        if change.after is not None:
-            event = Added(change.after)
-        else:
-            event = Removed(change.id, change.reason or RemovalReason.MISSING, change.before)
         for callback in list(self._callbacks.values()):
             try:
                 callback(event)
             except Exception:
                 _log.exception("a callback of the view of %s failed", self._query)
-        self._wake.set()
 
     def synced(self) -> None:
         self._wake.set()
@@ -301,7 +299,3 @@ class _State:
         self._asides_version += 1
         now = self._clock.time()
         self._next_back = min((until for until, _ in self._aside.values() if until > now), default=None)
-
-
-def _by_id(instance: Instance) -> Any:
-    return instance.id

@@ -8,9 +8,18 @@ from typing import Any
 import orjson
 
 from .errors import InvalidIdError, InvalidNameError, InvalidValueError
-from .model import EndpointInstance, Instance, ModelInstance, Transport
+from .keys import Place
+from .model import (
+    EndpointInstance,
+    Instance,
+    Kind,
+    ModelInstance,
+    Transport,
+    trusted_endpoint,
+    trusted_transport,
+)
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "loads_at"]
 
 # orjson writes 254 levels; a value with fewer brackets has fewer levels.
 _DEPTH_IN_DOUBT = 200
@@ -58,11 +67,48 @@ def dumps(instance: Instance) -> bytes:
 
 def loads(data: bytes) -> Instance:
     """The instance in `data`; raises InvalidValueError when there is none."""
+    fields = _parse(data)
+    try:
+        place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
+        if _kind(fields) is Kind.ENDPOINT:
+            return EndpointInstance(*place, transport=_transport(fields), metadata=_metadata(fields))
+        return ModelInstance(*place, card=fields["card_json"], model_suffix=fields.get("model_suffix"))
+    except KeyError as error:
+        raise InvalidValueError(f"no field {error}") from error
+    except (InvalidNameError, InvalidIdError) as error:
+        raise InvalidValueError(str(error)) from error
+
+
+def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
+    """The instance in `data`, which must be the one of `kind` at `place`; raises InvalidValueError."""
+    fields = _parse(data)
+    try:
+        named = (
+            fields["namespace"],
+            fields["component"],
+            fields["endpoint"],
+            fields["instance_id"],
+            fields.get("model_suffix") or None,
+        )
+        # For Python, True and 1.0 are 1.
+        if named != place or type(named[3]) is not int or _kind(fields) is not kind:
+            raise InvalidValueError("its value names another instance than its key")
+        if kind is Kind.ENDPOINT:
+            return trusted_endpoint(*place[:4], _transport(fields), _metadata(fields))
+        namespace, component, endpoint, instance_id, suffix = place
+        return ModelInstance(
+            namespace, component, endpoint, instance_id, card=fields["card_json"], model_suffix=suffix
+        )
+    except KeyError as error:
+        raise InvalidValueError(f"no field {error}") from error
+
+
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(data)
     except ValueError as error:
         raise InvalidValueError(f"not JSON: {error}") from error
-    if not isinstance(fields, dict):
+    if type(fields) is not dict:
         raise InvalidValueError(f"not a JSON object but {type(fields).__name__}")
     # orjson reads deeper values than it writes: what could not be registered is not an instance.
     if data.count(b"[") + data.count(b"{") > _DEPTH_IN_DOUBT:
@@ -70,31 +116,36 @@ def loads(data: bytes) -> Instance:
             orjson.dumps(fields)
         except TypeError as error:
             raise InvalidValueError(f"nested too deeply: {error}") from error
-    try:
-        return _instance(fields)
-    except KeyError as error:
-        raise InvalidValueError(f"no field {error}") from error
-    except (InvalidNameError, InvalidIdError) as error:
-        raise InvalidValueError(str(error)) from error
+    return fields
 
 
-def _instance(fields: dict[str, Any]) -> Instance:
-    place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
+def _kind(fields: dict[str, Any]) -> Kind:
     match fields["type"]:
         case "Endpoint":
-            transport = _transport(fields["transport"])
-            return EndpointInstance(*place, transport=transport, metadata=fields.get("metadata", {}))
+            return Kind.ENDPOINT
         case "Model":
-            return ModelInstance(*place, card=fields["card_json"], model_suffix=fields.get("model_suffix"))
+            return Kind.MODEL
         case other:
             raise InvalidValueError(f"unknown type {other!r}")
 
 
-def _transport(value: object) -> Transport:
-    if not isinstance(value, dict) or len(value) != 1:
-        raise InvalidValueError(f"transport must be an object with one kind, not {value!r:.80}")
-    [(kind, address)] = value.items()
-    return Transport(kind, address)
+def _transport(fields: dict[str, Any]) -> Transport:
+    transport = fields["transport"]
+    if type(transport) is not dict or len(transport) != 1:
+        raise InvalidValueError(f"transport must be an object with one kind, not {transport!r:.80}")
+    [(kind, address)] = transport.items()
+    if not kind:
+        raise InvalidValueError("the transport kind is empty")
+    return trusted_transport(kind, address)
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
+    metadata = fields.get("metadata")
+    if metadata is None and "metadata" not in fields:
+        return {}
+    if type(metadata) is not dict:
+        raise InvalidValueError(f"metadata must be an object, not {type(metadata).__name__}")
+    return metadata
 
 
 def _has_no_number(value: object) -> bool:

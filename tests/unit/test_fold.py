@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from natsdisc import entry, wire
 from natsdisc.errors import InvalidValueError
 from natsdisc.fold import Backlog, Change, Fold
+from natsdisc.keys import key_of
 from natsdisc.model import (
     Added,
     EndpointInstance,
@@ -35,11 +36,11 @@ decode = partial(entry.decode, Kind.ENDPOINT)
 
 
 def added(instance: Instance, before: Instance | None = None) -> Change:
-    return Change(instance.id, before, instance)
+    return Change(key_of(instance.id), before, instance)
 
 
 def removed(instance: Instance, reason: RemovalReason) -> Change:
-    return Change(instance.id, instance, None, reason)
+    return Change(key_of(instance.id), instance, None, reason)
 
 
 class Teller:
@@ -279,7 +280,8 @@ class TestDue:
     def test_a_hold_that_began_again_is_behind_those_that_went_on(self) -> None:
         teller = told([put(1), put(2), EXPIRE, Delete(put(2).key, EXPIRED), Wait(0.25), put(1), EXPIRE])
         assert teller.fold.due == GRACE
-        assert [change.id for change in teller.happen(Wait(GRACE))] == [endpoint(2).id, A.id]
+        keys = [change.key for change in teller.happen(Wait(GRACE))]
+        assert keys == [key_of(endpoint(2).id), KEY]
 
 
 def naive_picture(log: Log) -> dict[InstanceId, Instance]:
@@ -321,17 +323,17 @@ def naive_changes(log: Log, key: str) -> list[Change]:
 
 def check_legal(changes: Iterable[Change]) -> None:
     """Removed only after Added; Added on a live id means a changed instance."""
-    live: dict[InstanceId, Instance] = {}
+    live: dict[str, Instance] = {}
     for change in changes:
-        assert change.before == live.get(change.id)
+        assert change.before == live.get(change.key)
         assert change.before != change.after
         if change.after is None:
             assert change.reason is not None
-            del live[change.id]
+            del live[change.key]
         else:
             assert change.reason is None
-            assert change.after.id == change.id
-            live[change.id] = change.after
+            assert key_of(change.after.id) == change.key
+            live[change.key] = change.after
 
 
 class TestEveryWayOfTelling:
@@ -343,7 +345,7 @@ class TestEveryWayOfTelling:
         check_legal(teller.changes)
         assert teller.picture == naive_picture(log)
         for number in (1, 2, 3):
-            of_one = [change for change in teller.changes if change.id == endpoint(number).id]
+            of_one = [change for change in teller.changes if change.key == key_of(endpoint(number).id)]
             assert of_one == naive_changes(log, put(number).key)
 
     @given(log=strategies.logs)
@@ -441,7 +443,7 @@ class TestBacklog:
         self, moves: list[Move], start: set[int]
     ) -> None:
         picture: dict[InstanceId, Instance] = {endpoint(n).id: endpoint(n) for n in start}
-        backlog, reader = Backlog(picture.values()), Reader()
+        backlog, reader = Backlog(map(added, picture.values())), Reader()
         for move, number, what in moves:
             id = endpoint(number).id
             before = picture.get(id)
@@ -451,11 +453,11 @@ class TestBacklog:
                     reader.look(backlog)
             elif isinstance(what, RemovalReason):
                 if before is not None:
-                    change = Change(id, picture.pop(id), None, what)
+                    change = Change(key_of(id), picture.pop(id), None, what)
             else:
                 picture[id] = endpoint(number, str(what))
                 if picture[id] != before:
-                    change = Change(id, before, picture[id])
+                    change = Change(key_of(id), before, picture[id])
             if change is not None:
                 nothing_pending = reader.knows.get(id) == before
                 assert backlog.push(change) is nothing_pending
@@ -506,7 +508,7 @@ class TestBacklog:
         assert event.last == A
 
     def test_the_oldest_is_first(self) -> None:
-        backlog = Backlog([endpoint(3), endpoint(1)])
+        backlog = Backlog([added(endpoint(3)), added(endpoint(1))])
         backlog.push(added(endpoint(2)))
         backlog.push(added(endpoint(3, "b"), endpoint(3)))
         assert [backlog.pop() for _ in range(3)] == [

@@ -94,7 +94,10 @@ def test_a_stamped_message_counts_only_as_its_own_leases_delete(headers: dict[st
         (b"NATS/1.0\r\n\r\n", {}),
         (b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n", {"KV-Operation": "DEL"}),
         (b"NATS/1.0\r\nA:1\r\nB:  2 \r\n\r\n", {"A": "1", "B": "2"}),
-        (b"NATS/1.0 100 Idle Heartbeat\r\nA: 1\r\n\r\n", {"A": "1"}),
+        (
+            b"NATS/1.0 100 Idle Heartbeat\r\nA: 1\r\n\r\n",
+            {"A": "1", "Status": "100", "Description": "Idle Heartbeat"},
+        ),
         (
             b"NATS/1.0\r\nNats-Schedule: @at 2024-01-01T00:00:00Z\r\n\r\n",
             {"Nats-Schedule": "@at 2024-01-01T00:00:00Z"},

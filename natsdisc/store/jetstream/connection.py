@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from ...errors import InvalidValueError, PermissionDeniedError, StoreUnavailableError
+from .direct import DirectClient
 
 __all__ = ["Connection", "open_connection"]
 
@@ -39,7 +40,7 @@ class Connection:
     """A nats-py client that reports its errors to whoever listens, and to the user's `error_cb`."""
 
     def __init__(self) -> None:
-        self.client = Client()
+        self.client = DirectClient()
         self.on_error: Callable[[Exception], None] = lambda error: None
 
 

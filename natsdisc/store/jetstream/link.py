@@ -18,10 +18,14 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
+from .direct import DirectClient
+from .messages import headers_that_matter
 
-__all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
+__all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending", "Receive"]
 
 Headers: TypeAlias = Mapping[str, str]
+# Subject, reply, headers and payload of a message; what comes back is the subject of an empty answer.
+Receive: TypeAlias = Callable[[str, str, Headers | None, bytes], str | None]
 
 # A stream whose leader died needs about 5 s to elect another one (measured: 4.7 s); a caller who waits for
 # an answer is told after that.
@@ -49,6 +53,7 @@ class Link:
         self._errors: deque[tuple[int, str]] = deque(maxlen=_ERRORS_KEPT)
         self._error_count = 0
         self._last_error: Exception | None = None
+        self._answering: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -139,32 +144,47 @@ class Link:
             with suppress(NatsError):
                 await self._nc.publish(subject, payload)
 
-    async def subscribe(
-        self, subject: str, callback: Callable[[Msg], str | None]
-    ) -> Callable[[], Coroutine[None, None, None]]:
-        """Hand every message of `subject` to `callback`; what comes back ends that.
+    async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
+        """Hand every message of `subject` to `receive`; what comes back ends that.
 
-        A subject that `callback` returns gets an empty message: flow control asks for that.
+        A subject that `receive` returns gets an empty message: flow control asks for that.
         """
 
-        async def receive(message: Msg) -> None:
-            answer_to = callback(message)
+        async def receive_message(message: Msg) -> None:
+            answer_to = receive(message.subject, message.reply, message.headers, message.data)
             if answer_to:
                 await self.publish(answer_to)
 
         self._check_open()
         try:
             subscription = await self._nc.subscribe(
-                subject, cb=receive, pending_msgs_limit=-1, pending_bytes_limit=-1
+                subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except NatsError as error:
             raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
 
+        direct = self._nc if isinstance(self._nc, DirectClient) else None
+
+        def receive_frame(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+            answer_to = receive(subject.decode(), reply.decode(), headers_that_matter(headers), data)
+            if answer_to:
+                self._answer_soon(answer_to)
+
+        if direct is not None:
+            direct.read_directly(subscription._id, receive_frame)
+
         async def unsubscribe() -> None:
+            if direct is not None:
+                direct.stop_reading(subscription._id)
             with suppress(NatsError):
                 await subscription.unsubscribe()
 
         return unsubscribe
+
+    def _answer_soon(self, subject: str) -> None:
+        task = asyncio.create_task(self.publish(subject))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     def new_inbox(self) -> str:
         """A subject nobody else listens to."""

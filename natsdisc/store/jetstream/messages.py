@@ -21,6 +21,7 @@ __all__ = [
     "TTL",
     "UPDATED",
     "Forged",
+    "headers_that_matter",
     "parse_headers",
     "removal",
 ]
@@ -41,6 +42,9 @@ REASON = "Natsdisc-Reason"
 OWNER = "Natsdisc-Owner"
 # Ours, on a value that `Bucket.replace` wrote: whoever holds the lease goes on with it.
 UPDATED = "Natsdisc-Updated"
+
+
+_MARKS = (OPERATION.encode(), SCHEDULER.encode(), MARKER.encode())
 
 
 class Forged:
@@ -73,7 +77,18 @@ def removal(headers: Mapping[str, str], lease_subject: str) -> RemovalReason | F
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """The headers of a stored message (ADR-4)."""
-    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    """The headers of a message, with the `Status` and `Description` of its first line (ADR-4)."""
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
     pairs = (line.partition(":") for line in lines if line)
-    return {name: value.strip() for name, _, value in pairs}
+    headers = {name: value.strip() for name, _, value in pairs}
+    _, _, status = first.partition(" ")
+    if status:
+        headers["Status"], _, headers["Description"] = status.partition(" ")
+    return headers
+
+
+def headers_that_matter(block: bytes) -> dict[str, str] | None:
+    """`parse_headers`, or None for the many messages whose headers `removal` does not look at."""
+    if block.startswith(b"NATS/1.0 ") or any(mark in block for mark in _MARKS):
+        return parse_headers(block)
+    return None

@@ -23,7 +23,7 @@ from .api import (
     NoJetStreamError,
 )
 from .backoff import delays
-from .link import Headers, Msg
+from .link import Headers
 from .messages import Forged, removal
 from .stream import Stream
 
@@ -192,7 +192,7 @@ class OrderedReader:
         finally:
             await unsubscribe()
 
-    def _wake_up(self, _: Msg) -> None:
+    def _wake_up(self, *_: object) -> None:
         self._wake.set()
 
     async def _create_consumer(self, name: str, inbox: str) -> int | None:
@@ -258,39 +258,38 @@ class Delivery:
         self.heard = _now()
         self._end_snapshot_at(messages)
 
-    def receive(self, message: Msg) -> str | None:
+    def receive(self, subject: str, reply: str, headers: Headers | None, data: bytes) -> str | None:
         """Take a message; the subject that flow control wants an answer on, if any."""
         if self.ended or self.doubt is not None or self.bug is not None:
             return None
         try:
-            return self._take(message)
+            return self._take(subject, reply, headers, data)
         except Exception as error:
             self.bug = error
             self._wake.set()
             return None
 
-    def _take(self, message: Msg) -> str | None:
+    def _take(self, subject: str, reply: str, headers: Headers | None, data: bytes) -> str | None:
         self.heard = _now()
         # What is stored comes under its own subject, whatever headers somebody gave it.
-        if not message.subject.startswith(self._subject_prefix):
-            return self._control(message.headers or {}, message.reply)
-        _, consumer_sequence, pending = _delivered(message.reply)
+        if not subject.startswith(self._subject_prefix):
+            return self._control(headers or {}, reply)
+        consumer_sequence, pending = _delivered(reply)
         if consumer_sequence != self.received + 1:
             self._doubt(Doubt.GAP)
             return None
         self.received = consumer_sequence
-        self._report(message)
+        self._report(subject[len(self._subject_prefix) :], headers, data)
         if self._in_snapshot:
             self._end_snapshot_at(self.received if pending == 0 else self._expected)
         else:
             self.confirmed = self.heard
         return None
 
-    def _report(self, message: Msg) -> None:
-        key = message.subject[len(self._subject_prefix) :]
-        why = removal(message.headers, self._lease_prefix + key) if message.headers is not None else None
+    def _report(self, key: str, headers: Headers | None, data: bytes) -> None:
+        why = removal(headers, self._lease_prefix + key) if headers is not None else None
         if why is None:
-            self._sink.put(key, message.data)
+            self._sink.put(key, data)
         elif isinstance(why, Forged):
             self._sink.keep(key)
         else:
@@ -324,11 +323,11 @@ class Delivery:
         self._wake.set()
 
 
-def _delivered(reply: str) -> tuple[int, int, int]:
-    """Stream sequence, consumer sequence and messages left, of a `$JS.ACK` subject (ADR-15)."""
+def _delivered(reply: str) -> tuple[int, int]:
+    """Consumer sequence and messages left, of a `$JS.ACK` subject (ADR-15)."""
     tokens = reply.split(".")
-    at = 5 if len(tokens) == 9 else 7
-    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 3])
+    at = 6 if len(tokens) == 9 else 8
+    return int(tokens[at]), int(tokens[at + 2])
 
 
 def _now() -> float:

@@ -1,0 +1,93 @@
+"""The shortcut through nats-py's parser: any cut of any stream gives the frames, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from natsdisc.store.jetstream.direct import DirectParser
+
+Frame = tuple[bytes, bytes, bytes, bytes]
+
+
+class Connection:
+    """What nats-py's parser tells of the frames that are not read directly."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, Any]] = []
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        self.log.append((f"sid {sid}", (bytes(subject), bytes(reply), headers or b"", data)))
+
+    async def _process_ping(self) -> None:
+        self.log.append(("ping", None))
+
+    async def _process_pong(self) -> None:
+        self.log.append(("pong", None))
+
+    async def _process_err(self, text: str) -> None:
+        self.log.append(("err", text))
+
+    async def _process_info(self, info: dict[str, Any]) -> None:
+        self.log.append(("info", info))
+
+
+def message(sid: int, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> bytes:
+    words = [b"HMSG" if headers else b"MSG", subject, b"%d" % sid]
+    if reply:
+        words.append(reply)
+    if headers:
+        words.append(b"%d" % len(headers))
+    words.append(b"%d" % (len(headers) + len(data)))
+    return b" ".join(words) + b"\r\n" + headers + data + b"\r\n"
+
+
+tokens = st.sampled_from([b"a", b"$KV.b.c", b"x.y.z"])
+messages = st.builds(
+    lambda sid, subject, reply, headers, data: (
+        message(sid, subject, reply, headers, data),
+        (f"sid {sid}", (subject, reply, headers, data)),
+    ),
+    st.sampled_from([7, 77, 8]),
+    tokens,
+    st.sampled_from([b"", b"$JS.ACK.1"]),
+    st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n"]),
+    st.binary(max_size=40),
+)
+others = st.sampled_from(
+    [
+        (b"PING\r\n", ("ping", None)),
+        (b"PONG\r\n", ("pong", None)),
+        (b"-ERR 'No'\r\n", ("err", "'no'")),
+        (b'INFO {"a":1}\r\n', ("info", {"a": 1})),
+    ]
+)
+
+
+@given(
+    frames=st.lists(st.one_of(messages, others), max_size=12), cuts=st.lists(st.integers(1, 200), max_size=30)
+)
+def test_any_cut_gives_every_frame_once_and_in_order(
+    frames: list[tuple[bytes, tuple[str, Any]]], cuts: list[int]
+) -> None:
+    connection = Connection()
+    log = connection.log
+
+    def reader(sid: int) -> Any:
+        return lambda *frame: log.append((f"sid {sid}", frame))
+
+    parser = DirectParser(connection, {b"7": reader(7), b"77": reader(77)})
+    stream = b"".join(data for data, _ in frames)
+
+    async def feed() -> None:
+        rest = stream
+        for cut in cuts:
+            await parser.parse(rest[:cut])
+            rest = rest[cut:]
+        await parser.parse(rest)
+
+    asyncio.run(feed())
+    assert log == [told for _, told in frames]

@@ -1,7 +1,7 @@
 """Choosing one instance of many. Every picker works on any sequence of instances.
 
-What a picker remembers of a sequence it remembers by the sequence's identity: give it the same object again
-(as a view does until something changes) and a pick costs no more than the choice itself.
+What a picker works out for a tuple it remembers: give it the same tuple again (as a view does until something
+changes) and a pick costs no more than the choice itself. Of a list, which may change, it remembers nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ __all__ = [
     "zone_of",
 ]
 
+# A weight above this counts as this, so that sums stay exact enough.
+_MOST_WEIGHT = 1e9
 _MASK = 0xFFFF_FFFF
 # Multipliers of a 32-bit finalizer that spreads every input bit over all output bits (murmur3's).
 _MIX_1, _MIX_2 = 0x85EB_CA6B, 0xC2B2_AE35
@@ -90,10 +92,12 @@ class LeastOutstanding:
     def pick(self, instances: Sequence[Instance]) -> Instance:
         if not instances:
             raise _nobody()
-        first = instances[int(self._random() * len(instances))]
-        if not self._outstanding:
+        one = int(self._random() * len(instances))
+        first = instances[one]
+        if not self._outstanding or len(instances) == 1:
             return first
-        second = instances[int(self._random() * len(instances))]
+        other = int(self._random() * (len(instances) - 1))
+        second = instances[other + (other >= one)]
         return second if self._outstanding[second.id] < self._outstanding[first.id] else first
 
     def started(self, id: InstanceId) -> None:
@@ -110,12 +114,12 @@ class Weighted(_Stateless):
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
-        self._instances: Sequence[Instance] = ()
+        self._instances: Sequence[Instance] | None = None
         self._limits: list[float] = []
 
     def pick(self, instances: Sequence[Instance]) -> Instance:
         if instances is not self._instances:
-            self._instances = instances
+            self._instances = _to_remember(instances)
             self._limits = list(itertools.accumulate(map(weight_of, instances)))
         if not self._limits:
             raise _nobody()
@@ -132,13 +136,13 @@ class Rendezvous:
     """
 
     def __init__(self) -> None:
-        self._instances: Sequence[Instance] = ()
+        self._instances: Sequence[Instance] | None = None
         self._hashes: list[int] = []
 
     def pick(self, instances: Sequence[Instance], key: str | bytes) -> Instance:
         """The instance of `instances` for `key`; raises NoInstanceError when there are none."""
         if instances is not self._instances:
-            self._instances = instances
+            self._instances = _to_remember(instances)
             self._hashes = [_hash(str(instance.id)) for instance in instances]
         if not instances:
             raise _nobody()
@@ -155,12 +159,12 @@ class PreferZone:
     def __init__(self, zone: str, inside: Balance | None = None) -> None:
         self._zone = zone
         self._inside: Balance = inside if inside is not None else RoundRobin()
-        self._instances: Sequence[Instance] = ()
+        self._instances: Sequence[Instance] | None = None
         self._near: Sequence[Instance] = ()
 
     def pick(self, instances: Sequence[Instance]) -> Instance:
         if instances is not self._instances:
-            self._instances = instances
+            self._instances = _to_remember(instances)
             near = tuple(instance for instance in instances if zone_of(instance) == self._zone)
             self._near = near or instances
         return self._inside.pick(self._near)
@@ -175,7 +179,7 @@ class PreferZone:
 def weight_of(instance: Instance) -> float:
     """The `weight` in an instance's metadata; 1 when there is none that makes sense."""
     weight = _metadata(instance, "weight")
-    return float(weight) if isinstance(weight, (int, float)) and weight >= 0 else 1.0
+    return float(min(weight, _MOST_WEIGHT)) if isinstance(weight, (int, float)) and weight >= 0 else 1.0
 
 
 def zone_of(instance: Instance) -> object:
@@ -186,6 +190,10 @@ def zone_of(instance: Instance) -> object:
 def is_draining(instance: Instance) -> bool:
     """Whether an instance said that it will leave."""
     return bool(_metadata(instance, "draining"))
+
+
+def _to_remember(instances: Sequence[Instance]) -> Sequence[Instance] | None:
+    return instances if isinstance(instances, tuple) else None
 
 
 def _metadata(instance: Instance, name: str) -> object:

@@ -138,9 +138,10 @@ class JetStreamBucket:
             if entry.value != value:
                 raise EntryExistsError(entry)
             # The first answer was lost, or the same process registers again.
-            if ttl is not None:
-                await self._renew_now(Lease(key, entry.revision, ttl, owner))
-            return entry.revision
+            with suppress(WrongSequenceError):
+                if ttl is not None:
+                    await self._renew_now(Lease(key, entry.revision, ttl, owner))
+                return entry.revision
 
     async def _restore(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> Entry:
         while True:

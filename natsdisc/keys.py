@@ -23,11 +23,14 @@ MAX_KEY_BYTES = 1848
 Place: TypeAlias = tuple[str, str, str, int, str | None]
 
 _PLAIN = re.compile(r"[-_/a-zA-Z0-9]+\Z")
-_PLAIN_KEY = re.compile(r"[-_/a-zA-Z0-9]+(?:\.[-_/a-zA-Z0-9]+){3,4}\Z")
 _OUTSIDE = re.compile(rb"[^-_/a-zA-Z0-9]")
 _ESCAPED = re.compile(r"(?:[-_/a-zA-Z0-9]|=[0-9A-F]{2})+\Z")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 _HEX_ID = re.compile(r"(?:0|[1-9a-f][0-9a-f]{0,15})\Z")
+_PLAIN_KEY = re.compile(
+    r"([-_/a-zA-Z0-9]+)\.([-_/a-zA-Z0-9]+)\.([-_/a-zA-Z0-9]+)"
+    r"\.(0|[1-9a-f][0-9a-f]{0,15})(?:\.([-_/a-zA-Z0-9]+))?\Z"
+)
 
 
 def key_of(id: InstanceId) -> str:
@@ -60,24 +63,20 @@ def parse_place(kind: Kind, key: str) -> Place | None:
     """`parse_key` as a plain tuple: namespace, component, endpoint, instance id and suffix."""
     if len(key) > MAX_KEY_BYTES:
         return None
-    suffix: str | None = None
-    match key.split("."):
-        case [namespace, component, endpoint, hex_id]:
-            pass
-        case [namespace, component, endpoint, hex_id, suffix] if kind is Kind.MODEL:
-            pass
-        case _:
+    plain = _PLAIN_KEY.match(key)
+    if plain is not None:  # most keys have nothing to unescape
+        namespace, component, endpoint, hex_id, suffix = plain.groups()
+        if suffix is not None and kind is Kind.ENDPOINT:
             return None
-    if not _HEX_ID.match(hex_id):
+        return namespace, component, endpoint, int(hex_id, 16), suffix
+    tokens = key.split(".")
+    if len(tokens) not in ((4,) if kind is Kind.ENDPOINT else (4, 5)) or not _HEX_ID.match(tokens[3]):
         return None
-    number = int(hex_id, 16)
-    if _PLAIN_KEY.match(key):
-        return namespace, component, endpoint, number, suffix
-    names = [_from_token(token) for token in (namespace, component, endpoint, suffix) if token is not None]
+    names = [_from_token(token) for token in (*tokens[:3], *tokens[4:])]
     if None in names:
         return None
     namespace, component, endpoint, *rest = [name for name in names if name is not None]
-    return namespace, component, endpoint, number, rest[0] if rest else None
+    return namespace, component, endpoint, int(tokens[3], 16), rest[0] if rest else None
 
 
 def _to_token(name: str) -> str:

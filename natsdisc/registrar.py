@@ -144,25 +144,25 @@ class Registrar:
         self._held.clear()
 
     async def close(self, timeout: float) -> None:
-        """Unregister everything within `timeout` seconds; what is left then expires by its lease."""
+        """Unregister everything, unless nothing got done for `timeout` seconds: leases end what is left."""
         if self._timer is not None:
             self._timer.cancel()
         if self._forget_listener is not None:
             self._forget_listener()
         await _cancelled(self._tasks)
-        leaving = [asyncio.create_task(self.unregister(id)) for id in list(self._held)]
-        if not leaving:
-            return
-        done, late = await asyncio.wait(leaving, timeout=timeout)
-        await _cancelled(late)
-        failed = [error for task in done if (error := task.exception()) is not None]
-        if late or failed:
+        leaving = {asyncio.create_task(self.unregister(id)) for id in list(self._held)}
+        failed: list[BaseException] = []
+        while leaving:
+            done, leaving = await asyncio.wait(leaving, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            failed += [error for task in done if (error := task.exception()) is not None]
+            if not done:
+                break
+        await _cancelled(leaving)
+        if leaving or failed:
             _log.warning(
-                "%d of %d registrations could not be unregistered in %.1f s; their leases end them: %s",
-                len(late) + len(failed),
-                len(leaving),
-                timeout,
-                failed[0] if failed else "no answer",
+                "%d registrations could not be unregistered; their leases end them: %s",
+                len(leaving) + len(failed),
+                failed[0] if failed else f"no answer for {timeout:g} s",
             )
 
     @property

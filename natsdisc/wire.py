@@ -21,6 +21,8 @@ from .model import (
 
 __all__ = ["dumps", "loads", "loads_at"]
 
+_KINDS = {"Endpoint": Kind.ENDPOINT, "Model": Kind.MODEL}
+
 # orjson writes 254 levels; a value with fewer brackets has fewer levels.
 _DEPTH_IN_DOUBT = 200
 
@@ -82,25 +84,31 @@ def loads(data: bytes) -> Instance:
 def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
     """The instance in `data`, which must be the one of `kind` at `place`; raises InvalidValueError."""
     fields = _parse(data)
+    namespace, component, endpoint, instance_id, suffix = place
     try:
-        named = (
-            fields["namespace"],
-            fields["component"],
-            fields["endpoint"],
-            fields["instance_id"],
-            fields.get("model_suffix") or None,
-        )
-        # For Python, True and 1.0 are 1.
-        if named != place or type(named[3]) is not int or _kind(fields) is not kind:
+        named = fields["instance_id"]
+        if (
+            named != instance_id
+            or type(named) is not int  # for Python, True and 1.0 are 1
+            or fields["endpoint"] != endpoint
+            or fields["component"] != component
+            or fields["namespace"] != namespace
+            or _KINDS.get(fields["type"]) is not kind
+        ):
             raise InvalidValueError("its value names another instance than its key")
         if kind is Kind.ENDPOINT:
-            return trusted_endpoint(*place[:4], _transport(fields), _metadata(fields))
-        namespace, component, endpoint, instance_id, suffix = place
+            return trusted_endpoint(
+                namespace, component, endpoint, instance_id, _transport(fields), _metadata(fields)
+            )
+        if (fields.get("model_suffix") or None) != suffix:
+            raise InvalidValueError("its value names another instance than its key")
         return ModelInstance(
             namespace, component, endpoint, instance_id, card=fields["card_json"], model_suffix=suffix
         )
     except KeyError as error:
         raise InvalidValueError(f"no field {error}") from error
+    except TypeError as error:  # what cannot be a key of _KINDS
+        raise InvalidValueError(f"unknown type: {error}") from error
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -120,13 +128,10 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _kind(fields: dict[str, Any]) -> Kind:
-    match fields["type"]:
-        case "Endpoint":
-            return Kind.ENDPOINT
-        case "Model":
-            return Kind.MODEL
-        case other:
-            raise InvalidValueError(f"unknown type {other!r}")
+    kind = _KINDS.get(fields["type"]) if isinstance(fields["type"], str) else None
+    if kind is None:
+        raise InvalidValueError("the type is neither Endpoint nor Model")
+    return kind
 
 
 def _transport(fields: dict[str, Any]) -> Transport:
@@ -140,9 +145,9 @@ def _transport(fields: dict[str, Any]) -> Transport:
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
-    metadata = fields.get("metadata")
-    if metadata is None and "metadata" not in fields:
+    if "metadata" not in fields:
         return {}
+    metadata = fields["metadata"]
     if type(metadata) is not dict:
         raise InvalidValueError(f"metadata must be an object, not {type(metadata).__name__}")
     return metadata

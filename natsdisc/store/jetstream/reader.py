@@ -242,6 +242,7 @@ class Delivery:
         self._lease_prefix = stream.lease_prefix
         self._sink = sink
         self._wake = wake
+        self._time = asyncio.get_running_loop().time
         self._expected: int | None = None
         self._in_snapshot = True
         self.received = 0
@@ -270,7 +271,7 @@ class Delivery:
             return None
 
     def _take(self, subject: str, reply: str, headers: Headers | None, data: bytes) -> str | None:
-        self.heard = _now()
+        self.heard = self._time()
         # What is stored comes under its own subject, whatever headers somebody gave it.
         if not subject.startswith(self._subject_prefix):
             return self._control(headers or {}, reply)
@@ -325,9 +326,11 @@ class Delivery:
 
 def _delivered(reply: str) -> tuple[int, int]:
     """Consumer sequence and messages left, of a `$JS.ACK` subject (ADR-15)."""
-    tokens = reply.split(".")
-    at = 6 if len(tokens) == 9 else 8
-    return int(tokens[at]), int(tokens[at + 2])
+    if reply.count(".") == 8:
+        _, consumer_sequence, _, pending = reply.rsplit(".", 3)
+    else:  # with a domain, an account, and perhaps a random token at the end
+        consumer_sequence, _, pending = reply.split(".")[8:11]
+    return int(consumer_sequence), int(pending)
 
 
 def _now() -> float:

@@ -21,8 +21,10 @@ __all__ = ["Answer", "Hold", "State", "Step", "after", "renewed_at_once", "repla
 _RENEWALS_PER_TTL = 3
 # Renewals are sent up to this part of their interval early, so that those of one process spread.
 _JITTER = 0.15
-# A stream without a leader is asked again after this (seconds), doubling up to the usual interval.
+# A stream without a leader is asked again this soon (seconds): its new leader fires what is overdue at once,
+# and who is back within the grace was never gone. An outage that lasts is asked about less often.
 _FIRST_RETRY = 0.25
+_RETRIES_PER_STEP, _MOST_STEPS = 20, 4
 
 
 class State(StrEnum):
@@ -121,4 +123,5 @@ def _next(ttl: float | None, sent: float, chance: float) -> float:
 
 def _retry(hold: Hold, chance: float) -> float:
     longest = (hold.ttl or math.inf) / _RENEWALS_PER_TTL
-    return float(min(_FIRST_RETRY * 2 ** min(hold.retries, 4), longest)) * (1 - chance / 2)
+    steps = min(hold.retries // _RETRIES_PER_STEP, _MOST_STEPS)
+    return float(min(_FIRST_RETRY * 2**steps, longest)) * (1 - chance / 2)

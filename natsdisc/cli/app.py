@@ -11,13 +11,21 @@ import click
 import natsdisc
 from natsdisc.errors import DiscoveryError
 
+from .acl import acl
 from .demo import demo
 from .demo_worker import demo_worker
+from .doctor import doctor
+from .drain import drain
 from .failure import ExitCode, Failure
 from .ls import ls
+from .prune import prune
 from .register import register
 from .run import Stopped
 from .serve import serve
+from .status import status
+from .top import top
+from .tree import tree
+from .unregister import unregister
 from .watch import watch
 
 __all__ = ["cli"]
@@ -56,8 +64,31 @@ def cli() -> None:
       2    a bad command line: options, names, transports, contexts
       3    no server answers, it has no JetStream, or it refuses this user
       130  interrupted by Ctrl-C before it was done (143: by SIGTERM)
+    doctor exits with 1 for anything that is broken, register -- COMMAND as COMMAND does.
+
+    \b
+    Completion of commands and options, in ~/.bashrc (bash), ~/.zshrc (zsh) or
+    ~/.config/fish/completions/natsdisc.fish (fish):
+      eval "$(_NATSDISC_COMPLETE=bash_source natsdisc)"
+      eval "$(_NATSDISC_COMPLETE=zsh_source natsdisc)"
+      _NATSDISC_COMPLETE=fish_source natsdisc | source
     """
 
 
-for _command in (demo, serve, ls, watch, register, demo_worker):
+for _command in (
+    demo,
+    serve,
+    ls,
+    tree,
+    watch,
+    top,
+    register,
+    unregister,
+    drain,
+    status,
+    doctor,
+    prune,
+    acl,
+    demo_worker,
+):
     cli.add_command(_command)

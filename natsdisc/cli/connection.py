@@ -70,9 +70,16 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         show_envvar=True,
         help="Whom to trust, instead of the system.",
     ),
+    click.option(
+        "--inbox-prefix",
+        envvar="NATS_INBOX_PREFIX",
+        show_envvar=True,
+        metavar="SUBJECT",
+        help="Where to be answered, for a user that may not listen to _INBOX.>.",
+    ),
     click.option("--bucket-prefix", default="", help="Which of several registries on the server."),
 )
-_SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca")
+_SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca", "inbox_prefix")
 # Ways to log in exclude each other: one that is given hides the others of the layers below.
 _LOGIN = {"creds": "creds", "nkey": "nkey", "user": "user", "password": "user", "token": "token"}
 

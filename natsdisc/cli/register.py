@@ -1,19 +1,19 @@
-"""`natsdisc register`: put an endpoint into the registry for as long as the command runs."""
+"""`natsdisc register`: put an endpoint into the registry for as long as this command, or another, runs."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import shutil
 from typing import Any
 
 import click
 
-from natsdisc.model import EndpointSpec, Transport, check_instance_id
+from natsdisc.model import EndpointSpec, Transport
 
 from .connection import Connection, connection_options
-from .failure import Failure
-from .render import printable
-from .run import run_until_stopped
+from .holding import Holding
+from .options import instance_id_option
+from .run import Stopped, run
 
 __all__ = ["register"]
 
@@ -45,17 +45,6 @@ def _metadata(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     return metadata
 
 
-def _instance_id(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        instance_id = int(value, 16)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a hexadecimal number") from None
-    check_instance_id(instance_id)
-    return instance_id
-
-
 def _ttl(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
     try:
         return None if value == "none" else float(value)
@@ -63,7 +52,25 @@ def _ttl(ctx: click.Context, param: click.Parameter, value: str) -> float | None
         raise click.BadParameter(f"{value!r} is neither a number of seconds nor none") from None
 
 
-@click.command()
+class _WithCommand(click.Command):
+    """A command whose line may end with `-- COMMAND [ARGUMENT]...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            args, command = args[:at], args[at + 1 :]
+            if not command:
+                raise click.UsageError("There is no command after --.", ctx)
+            if shutil.which(command[0]) is None:
+                raise click.UsageError(f"There is no program {command[0]!r} to run.", ctx)
+            ctx.meta[__name__] = command
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND [ARGUMENT]...]"]
+
+
+@click.command(cls=_WithCommand)
 @click.argument("namespace", metavar="NS")
 @click.argument("component")
 @click.argument("endpoint")
@@ -83,9 +90,7 @@ def _ttl(ctx: click.Context, param: click.Parameter, value: str) -> float | None
     metavar="KEY=JSON",
     help="What else to know; may be repeated.",
 )
-@click.option(
-    "--id", "instance_id", callback=_instance_id, metavar="HEX", help="The instance id.  [default: random]"
-)
+@instance_id_option("The instance id.  [default: random]")
 @click.option(
     "--ttl",
     callback=_ttl,
@@ -93,6 +98,18 @@ def _ttl(ctx: click.Context, param: click.Parameter, value: str) -> float | None
     show_default=True,
     metavar="SECONDS|none",
     help="How long it outlives a crash of this command.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="When stopped, mark it as draining, and go on serving for so long. A second signal ends the wait.",
+)
+@click.option(
+    "--with-parent",
+    is_flag=True,
+    help="Stop too when the process that started this one ends, such as a shell that is killed.",
 )
 @connection_options
 def register(
@@ -103,23 +120,28 @@ def register(
     metadata: dict[str, Any],
     instance_id: int | None,
     ttl: float | None,
+    drain: float,
+    with_parent: bool,
     connection: Connection,
 ) -> None:
     """Register an endpoint until Ctrl-C or SIGTERM, then unregister it at once.
 
     The first line is its id, printed when others can see it.
+
+    With `-- COMMAND` it runs a program, whatever it is written in, and the endpoint is registered while that
+    lives. The program is stopped by the same signal, after the endpoint is unregistered, and its exit code
+    is ours (128 and the signal's number if one ended it). The id then goes to stderr.
+
+    If this command is killed (kill -9), the endpoint goes when its lease ends; the program goes on.
     """
+    ctx = click.get_current_context()
+    command = ctx.meta.get(__name__)
     spec = EndpointSpec(namespace, component, endpoint, transport=transport, metadata=metadata)
-    run_until_stopped(_hold(connection, spec, instance_id, ttl))
-
-
-async def _hold(
-    connection: Connection, spec: EndpointSpec, instance_id: int | None, lease_ttl: float | None
-) -> None:
-    lost = asyncio.Event()
-    options: dict[str, Any] = {"instance_id": instance_id, "lease_ttl": lease_ttl}
-    async with connection.open(on_lost=lambda _: lost.set(), **options) as discovery:
-        instance = await discovery.register(spec)
-        click.echo(printable(str(instance.id)))
-        await lost.wait()
-        raise Failure(f"{instance.id} was taken by another owner")
+    holding = Holding(spec, drain=drain, command=command, with_parent=with_parent)
+    try:
+        code = run(holding.hold(connection, instance_id=instance_id, lease_ttl=ttl))
+    except Stopped:
+        if command is not None:
+            raise  # it was not run
+        code = 0
+    ctx.exit(code)

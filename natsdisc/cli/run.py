@@ -8,13 +8,13 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Stopped", "run", "run_until_stopped"]
+__all__ = ["Stopped", "run", "run_until_stopped", "taking_signals"]
 
 _T = TypeVar("_T")
 
@@ -49,6 +49,23 @@ def run_until_stopped(work: Coroutine[Any, Any, None], *, needs_reader: bool = F
     """`run` for what ends by a signal as a rule."""
     with suppress(Stopped):
         run(work, needs_reader=needs_reader)
+
+
+@contextmanager
+def taking_signals(take: Callable[[int], object]) -> Iterator[None]:
+    """Inside `run`: hand the signals that would end it to `take` instead; afterwards nothing hears them."""
+    loop = asyncio.get_running_loop()
+
+    def hand_over(handler: Callable[[int], object]) -> None:
+        with suppress(NotImplementedError):
+            for number in _ending_signals():
+                loop.add_signal_handler(number, handler, number)
+
+    hand_over(take)
+    try:
+        yield
+    finally:
+        hand_over(lambda number: None)
 
 
 async def _guarded(work: Coroutine[Any, Any, _T], needs_reader: bool) -> _T:

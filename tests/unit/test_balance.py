@@ -113,13 +113,11 @@ def test_a_list_may_change_in_place(make: Callable[[], Balance]) -> None:
     assert_follows_in_place(make().pick)
 
 
-@pytest.mark.xfail(reason="a list that changed in place is taken for the same", strict=True)
 @pytest.mark.parametrize("make", [Weighted, lambda: PreferZone("a")])
 def test_a_list_may_change_in_place_with_what_is_remembered(make: Callable[[], Balance]) -> None:
     assert_follows_in_place(make().pick)
 
 
-@pytest.mark.xfail(reason="a list that changed in place is taken for the same", strict=True)
 def test_a_list_may_change_in_place_for_keys() -> None:
     picker, keys = Rendezvous(), iter(range(2**62))
     assert_follows_in_place(lambda instances: picker.pick(instances, str(next(keys))))
@@ -180,27 +178,29 @@ class TestRandom:
 
 
 class TestLeastOutstanding:
-    @pytest.mark.xfail(reason="both choices may be the same: a quarter goes to the busy one", strict=True)
     def test_of_two_always_the_idle_one(self) -> None:
         picker, two = LeastOutstanding(random.Random(1)), endpoints(2)
         picker.started(two[0].id)
         assert shares(picker, two) == {1: 1.0}
 
-    def test_of_two_mostly_the_idle_one(self) -> None:
+    def test_of_two_always_the_one_with_less(self) -> None:
         picker, two = LeastOutstanding(random.Random(1)), endpoints(2)
-        picker.started(two[0].id)
-        assert shares(picker, two)[1] >= 0.74
-        picker.started(two[1].id)
-        picker.started(two[1].id)
-        assert shares(picker, two)[0] >= 0.74
+        for id in (two[0].id, two[1].id, two[1].id):
+            picker.started(id)
+        assert shares(picker, two) == {0: 1.0}
+
+    def test_the_second_choice_is_as_fair_as_the_first(self) -> None:
+        picker, five = LeastOutstanding(random.Random(1)), endpoints(5)
+        picker.started(endpoint(9).id)  # so that a second choice is made at all
+        assert shares(picker, five) == pytest.approx(dict.fromkeys(range(5), 0.2), abs=0.02)
+        picker.started(five[2].id)
+        assert shares(picker, five) == pytest.approx({0: 0.25, 1: 0.25, 3: 0.25, 4: 0.25}, abs=0.02)
 
     def test_a_slow_one_of_many_gets_less(self) -> None:
         picker, ten = LeastOutstanding(random.Random(1)), endpoints(10)
         for _ in range(5):
             picker.started(ten[3].id)
-        rest = shares(picker, ten)
-        assert rest.pop(3, 0.0) <= 0.012  # only if both choices fall on it
-        assert min(rest.values()) > 0.09
+        assert shares(picker, ten).keys() == set(range(10)) - {3}  # whoever is drawn with it has less
 
     def test_load_spreads_evenly_when_nothing_finishes(self) -> None:
         picker, twenty = LeastOutstanding(random.Random(1)), endpoints(20)
@@ -264,7 +264,6 @@ class TestWeighted:
         instances = [endpoint(1, weight=nonsense), endpoint(2, weight=1)]
         assert shares(Weighted(random.Random(1)), instances) == pytest.approx({1: 0.5, 2: 0.5}, abs=0.02)
 
-    @pytest.mark.xfail(reason="weights whose sum is infinite raise IndexError", strict=True)
     @pytest.mark.parametrize("huge", [1e308, math.inf, pytest.param(10**400, id="10**400")])
     def test_weights_without_a_sum_break_nothing(self, huge: float) -> None:
         instances = [endpoint(1, weight=huge), endpoint(2, weight=huge), endpoint(3)]
@@ -421,7 +420,7 @@ class TestPreferZone:
         picker = PreferZone("a", inside)
         busy, idle = zone = (endpoint(1, zone="a"), endpoint(2, zone="a"))
         picker.started(busy.id)
-        assert shares(picker, zone)[idle.instance_id] >= 0.74
+        assert shares(picker, zone) == {idle.instance_id: 1.0}
         picker.finished(busy.id)
         assert not inside._outstanding
 

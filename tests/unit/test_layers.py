@@ -27,6 +27,7 @@ LEVELS = {
     "natsdisc.store": 1,
     "natsdisc.store.memory": 2,
     "natsdisc.store.jetstream": 2,
+    "natsdisc.acl": 2,
     "natsdisc.balance": 2,
     "natsdisc.watch": 3,
     "natsdisc.registrar": 3,

@@ -66,21 +66,22 @@ class TestRenewing:
 class TestSilence:
     """Rule 2."""
 
-    def test_a_silent_renewal_is_sent_again_soon_at_growing_distances(self) -> None:
+    def test_a_silent_renewal_is_sent_again_soon_and_less_often_in_a_long_outage(self) -> None:
         hold, distances = fresh(ttl=60.0), []
-        for at in range(6):
+        for at in range(120):
             now = SENT + 20 + at
             hold = answered(hold, Answer.SILENT, now=now)
             distances.append(hold.due - now)
             assert step(hold) is Step.RENEW
-        assert distances == [FIRST_RETRY, 0.5, 1.0, 2.0, 4.0, 4.0]
+        assert distances[::20] == [FIRST_RETRY, 0.5, 1.0, 2.0, 4.0, 4.0]
+        assert distances == sorted(distances)
 
     def test_chance_makes_it_up_to_twice_as_soon(self) -> None:
         assert answered(fresh(), Answer.SILENT, chance=1.0).due == SENT + 3.5 + FIRST_RETRY / 2
 
     def test_it_is_never_later_than_the_usual_renewal(self) -> None:
         hold = fresh(ttl=1.5)
-        for _ in range(6):
+        for _ in range(60):
             hold = answered(hold, Answer.SILENT, now=SENT)
         assert hold.due == SENT + 0.5
 
@@ -125,9 +126,9 @@ class TestFence:
 
     def test_until_then_it_is_tried_again(self) -> None:
         hold = answered(fresh(), Answer.FENCED, now=SENT + 4)
-        for delay in (FIRST_RETRY, 2 * FIRST_RETRY):
+        for _ in range(2):
             hold = answered(hold, Answer.SILENT, now=SENT + 4)
-            assert (hold.state, hold.gone, hold.due) == (State.RECOVERING, True, SENT + 4 + delay)
+            assert (hold.state, hold.gone, hold.due) == (State.RECOVERING, True, SENT + 4 + FIRST_RETRY)
             assert step(hold) is Step.REGISTER
 
     def test_without_a_ttl_it_is_registered_again_too(self) -> None:

@@ -130,7 +130,12 @@ def wall_clocks_in(source: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted((PACKAGE / "store").rglob("*.py")), PACKAGE / "registrar.py", PACKAGE / "lease.py"],
+    [
+        # The command line's admin.py tells how far off this machine's clock is.
+        *sorted(path for path in (PACKAGE / "store").rglob("*.py") if path.name != "admin.py"),
+        PACKAGE / "registrar.py",
+        PACKAGE / "lease.py",
+    ],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_nothing_that_keeps_a_lease_asks_the_wall_clock(path: Path) -> None:

@@ -10,6 +10,7 @@ from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
 
 __all__ = [
     "ApiError",
+    "FenceInFlightError",
     "JetStreamApi",
     "NoJetStreamError",
     "NoResponderError",
@@ -20,6 +21,7 @@ __all__ = [
 # Codes of nats-server's errors.json.
 STREAM_NOT_FOUND = 10059
 WRONG_LAST_SEQUENCE = 10071
+FENCE_IN_FLIGHT = 10164
 NO_MESSAGE_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
 
@@ -43,6 +45,10 @@ JETSTREAM_PATIENCE = 2.0
 
 class NoResponderError(StoreUnavailableError):
     """Nobody listens: no such stream, or a stream without a leader."""
+
+
+class FenceInFlightError(StoreUnavailableError):
+    """Another message fenced on the same key is on its way through the replicas: ask again later."""
 
 
 class NoJetStreamError(NoResponderError):
@@ -98,6 +104,8 @@ def _parse(answer: Msg, subject: str) -> dict[str, Any]:
     err_code = error.get("err_code", 0)
     if err_code == WRONG_LAST_SEQUENCE:
         raise WrongSequenceError(f"{subject}: {error['description']}")
+    if err_code == FENCE_IN_FLIGHT:
+        raise FenceInFlightError(f"{subject}: {error['description']}")
     if error["code"] == 503:
         raise NoResponderError(f"{subject}: {error['description']}")
     raise ApiError(subject, error["code"], err_code, error["description"])

@@ -22,6 +22,7 @@ from .api import (
     NO_MESSAGE_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
+    FenceInFlightError,
     JetStreamApi,
     NoJetStreamError,
     PendingAck,
@@ -55,8 +56,8 @@ _T = TypeVar("_T")
 
 # An answer that takes longer than this is sent for again: without a leader a publish is dropped in silence.
 _TRY_TIMEOUT = 2.0
-# A renewal is asked for again sooner.
-_RENEW_TIMEOUT = 1.0
+# A renewal is asked for again sooner: a new leader fires what is overdue at once.
+_RENEW_TIMEOUT = 0.5
 # So many writes of a bucket are on their way at once; more would only time out in the server's queue.
 _AT_ONCE = 256
 # Headers of a value message count as payload; ours need less than this.
@@ -164,11 +165,16 @@ class JetStreamBucket:
     ) -> int:
         """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
         lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
-        subject = self._stream.subject_prefix + key
-        written = await self._api.publish(subject, value, {EXPECTED_SEQUENCE: str(expected)})
-        revision = await written.sequence(timeout)
+        subject, fence = self._stream.subject_prefix + key, {EXPECTED_SEQUENCE: str(expected)}
+        written = await self._api.publish(subject, value, fence)
         if lease is None or ttl is None:
-            return revision
+            return await written.sequence(timeout)
+        try:
+            revision = await written.sequence(timeout)
+        except FenceInFlightError:
+            # Replicas take one fenced message a key at a time, and the lease has not got there yet.
+            await lease.sequence(timeout)
+            return await (await self._api.publish(subject, value, fence)).sequence(timeout)
         try:
             await lease.sequence(timeout)
         except (StoreUnavailableError, WrongSequenceError):

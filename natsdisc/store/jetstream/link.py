@@ -46,9 +46,11 @@ class Link:
         self._nc = nc
         self._inbox: str | None = None
         self._mailbox: Any = None
+        self._mailbox_refused = False
         self._tokens = itertools.count()
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._listeners: dict[int, Callable[[], None]] = {}
+        self._on_break: dict[int, Callable[[], None]] = {}
+        self._on_reconnect: dict[int, Callable[[], None]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._errors: deque[tuple[int, str]] = deque(maxlen=_ERRORS_KEPT)
         self._error_count = 0
@@ -82,18 +84,22 @@ class Link:
         """How often the connection was lost and made again."""
         return int(self._nc.stats["reconnects"])
 
+    def on_break(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the connection is lost; the answer takes it back."""
+        return self._listen(self._on_break, callback)
+
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after every reconnect; the answer takes it back."""
-        token = next(self._tokens)
-        self._listeners[token] = callback
-        self._look()
-        return lambda: self._listeners.pop(token, None) and None
+        return self._listen(self._on_reconnect, callback)
 
     def note_error(self, error: Exception | None) -> None:
         """Remember what the server refused; a connection made by `connect` reports every error here."""
         if error is not None and error is not self._last_error:
             self._last_error = error
             self._error_count += 1
+            # A permission that is taken away ends a subscription that was there.
+            if self._inbox is not None and f'subscription to "{self._inbox.lower()}' in str(error):
+                self._mailbox_refused = True
             self._errors.append((self._error_count, str(error)))
 
     async def ready(self, timeout: float = REQUEST_TIMEOUT) -> None:
@@ -105,6 +111,8 @@ class Link:
                     await asyncio.sleep(_LOOK_EVERY / 4)
         self._check_open()
         if not self.up:
+            if "authorization" in str(self._nc.last_error).lower():
+                raise PermissionDeniedError(f"the server refuses the credentials: {self._nc.last_error}")
             raise StoreUnavailableError(
                 f"not connected to NATS for {timeout:g} s; the last error was: {self._nc.last_error}"
             )
@@ -210,6 +218,10 @@ class Link:
 
     async def _open_inbox(self) -> str:
         self._look()
+        if self._mailbox_refused and self._mailbox is not None:
+            with suppress(NatsError):
+                await self._mailbox.unsubscribe()
+            self._inbox, self._mailbox_refused = None, False
         if self._inbox is None:
             # Set before the first await: a second caller's message then goes out behind this SUB.
             self._inbox = self.new_inbox()
@@ -236,6 +248,23 @@ class Link:
                     "allow it, or set inbox_prefix to one that is allowed"
                 )
 
+    def _listen(
+        self, listeners: dict[int, Callable[[], None]], callback: Callable[[], None]
+    ) -> Callable[[], None]:
+        token = next(self._tokens)
+        listeners[token] = callback
+        self._look()
+
+        def forget() -> None:
+            listeners.pop(token, None)
+
+        return forget
+
+    @staticmethod
+    def _call(listeners: dict[int, Callable[[], None]]) -> None:
+        for callback in list(listeners.values()):
+            callback()
+
     def _look(self) -> None:
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_for_breaks(), name="natsdisc-link")
@@ -247,10 +276,10 @@ class Link:
             if up and (not self.up or breaks != self.breaks):
                 # Their answers went to the old connection.
                 self._fail_waiting(StoreUnavailableError("the NATS connection broke before the answer came"))
+                self._call(self._on_break)
             if breaks != self.breaks and self.up:
                 breaks = self.breaks
-                for callback in list(self._listeners.values()):
-                    callback()
+                self._call(self._on_reconnect)
             up = self.up
         self._fail_waiting(ClosedError("the NATS connection was closed"))
 

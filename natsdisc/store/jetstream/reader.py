@@ -38,6 +38,7 @@ _INACTIVE_THRESHOLD = 10.0
 _SPREAD = 0.25
 # A server that does not answer is asked again after this at the latest.
 _LONGEST_PAUSE = 1.0
+_CREATE_TIMEOUT = 2.0
 # Without any sign of trouble the consumer is asked now and then whether everything arrived.
 _CHECK_EVERY = 180.0
 _NS = 1_000_000_000
@@ -67,7 +68,7 @@ class OrderedReader:
         self._delivery: Delivery | None = None
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
-        self._forget_listener = api.link.on_reconnect(self._wake.set)
+        self._forget_listener = api.link.on_break(self._wake.set)
         self._task = asyncio.create_task(self._run(), name=f"natsdisc-reader {self._filter}")
 
     @property
@@ -147,7 +148,7 @@ class OrderedReader:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
         while True:
             self._wake.clear()
-            if self._api.link.breaks != self._breaks:
+            if not self._api.link.up or self._api.link.breaks != self._breaks:
                 return Doubt.RECONNECT
             if delivery.bug is not None:
                 raise delivery.bug
@@ -214,7 +215,10 @@ class OrderedReader:
         # The filter stands in the subject, so that permissions can confine a reader to a namespace.
         subject = f"CONSUMER.CREATE.{self._stream.name}.{name}.{self._filter}"
         try:
-            info = await self._api.call(subject, {"stream_name": self._stream.name, "config": config})
+            # A request that finds no leader is dropped in silence: ask again soon.
+            info = await self._api.call(
+                subject, {"stream_name": self._stream.name, "config": config}, timeout=_CREATE_TIMEOUT
+            )
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return None
@@ -228,10 +232,14 @@ class OrderedReader:
 
     async def _check_stream(self) -> None:
         """An empty bucket looks like a stream that is no bucket: raise UnsupportedServerError for that."""
-        # A reader that may not ask is not told.
-        with suppress(PermissionDeniedError):
-            if await self._stream.look():
+        if self._stream.is_hidden:
+            return
+        try:
+            if await self._stream.look(_CREATE_TIMEOUT):
                 self._stream.check()
+        except PermissionDeniedError:
+            # This user may not ask; it is not asked again, for the server reports every refusal.
+            self._stream.is_hidden = True
 
 
 class Delivery:

@@ -52,6 +52,7 @@ class Stream:
         self._clock = clock
         self._config: dict[str, Any] | None = None
         self._looking = asyncio.Lock()
+        self.is_hidden = False  # from a reader who may not see the configuration
 
     @property
     def known(self) -> bool:

@@ -1,0 +1,92 @@
+"""`natsdisc doctor`: what is wrong between here and a registry, and what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+from natsdisc.acl import Role
+
+from .checks import BROKEN, NOTE, OK, SKIPPED, Finding, Patient, check
+from .connection import Connection, connection_options
+from .failure import ExitCode
+from .render import json_option, on_terminal, printable
+from .run import run
+
+__all__ = ["doctor"]
+
+_COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
+
+
+@click.command()
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.REGISTRAR.value,
+    show_default=True,
+    help="What this user has to be able to do.",
+)
+@click.option("--namespace", metavar="NS", help="Where it has to be able to do that.  [default: everywhere]")
+@click.option("--component", help="The component of the namespace.")
+@click.option("--create", is_flag=True, help="Make the buckets that are not there.")
+@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Of new buckets.")
+@click.option(
+    "--storage",
+    type=click.Choice(["file", "memory"]),
+    default="file",
+    show_default=True,
+    help="Of new buckets.",
+)
+@json_option
+@connection_options
+def doctor(
+    role: str,
+    namespace: str | None,
+    component: str | None,
+    create: bool,
+    replicas: int,
+    storage: str,
+    as_json: bool,
+    connection: Connection,
+) -> None:
+    """Check everything between here and a registry; each line is ok, or says what to do.
+
+    It connects, asks what this user may do, looks at the buckets, and registers, sees and unregisters an
+    endpoint of its own. It ends with 1 when something is broken.
+    """
+    if component is not None and namespace is None:
+        raise click.UsageError("--component needs its --namespace.")
+    patient = Patient(
+        connection=connection,
+        role=Role(role),
+        namespace=namespace,
+        component=component,
+        create=create,
+        options={"replicas": replicas, "storage": storage},
+    )
+    patient.permissions(patient.role)  # bad names are told before anything is asked
+    findings = run(_examine(patient, as_json))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    if any(finding.state == BROKEN for finding in findings):
+        click.get_current_context().exit(ExitCode.FAILED)
+
+
+async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
+    findings = []
+    async for finding in check(patient):
+        findings.append(finding)
+        if not quiet:
+            _show(finding)
+    return findings
+
+
+def _show(finding: Finding) -> None:
+    state = f"{finding.state:8}"
+    if on_terminal():
+        state = click.style(state, fg=_COLOURS[finding.state])
+    click.echo(f"{state}{finding.check:20}{printable(finding.text)}")
+    if finding.todo:
+        click.echo(f"{'':28}-> {printable(finding.todo)}")

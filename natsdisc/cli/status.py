@@ -1,0 +1,125 @@
+"""`natsdisc status`: the buckets and the server behind a registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from natsdisc.entry import BUCKETS
+from natsdisc.model import Kind
+from natsdisc.store.jetstream.admin import Admin, Server, StreamState
+
+from .connection import Connection, connection_options
+from .progress import progress
+from .render import json_option, on_terminal, printable
+from .run import run
+
+__all__ = ["status"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """What is in a bucket: entries, how many of them have no lease, and marks of removals."""
+
+    state: StreamState
+    entries: int
+    leases: int
+    without_lease: int
+    tombstones: int
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is not as it should be."""
+        state, found = self.state, []
+        if state.fault is not None:
+            found.append(state.fault)
+        if state.clustered and state.leader is None:
+            found.append("no leader: nothing can be written")
+        found += [f"replica {name} is away or behind" for name in state.peers_behind]
+        if not state.leases:
+            found.append("cannot hold leases yet; the first one extends it")
+        return found
+
+
+@click.command()
+@json_option
+@connection_options
+def status(as_json: bool, connection: Connection) -> None:
+    """Show the buckets and the server: entries, leases, replicas, versions, and what is degraded.
+
+    It needs the right to read every namespace. Entries without a lease stay until somebody removes them:
+    see prune.
+    """
+    server, buckets = run(_look(connection))
+    if as_json:
+        click.echo(json.dumps(_json(server, buckets), indent=2, ensure_ascii=False))
+    else:
+        _show(server, buckets)
+
+
+async def _look(connection: Connection) -> tuple[Server, dict[str, _Bucket | None]]:
+    buckets: dict[str, _Bucket | None] = {}
+    async with (
+        progress("reading the buckets"),
+        await Admin.connect(
+            connection.servers, dict(connection.nats_options), bucket_prefix=connection.bucket_prefix
+        ) as admin,
+    ):
+        for kind in Kind:
+            name = BUCKETS[kind]
+            state = await admin.state(name)
+            buckets[name] = None if state is None else await _read(admin, name, state)
+        return admin.server, buckets
+
+
+async def _read(admin: Admin, name: str, state: StreamState) -> _Bucket:
+    if state.fault is not None or (state.clustered and state.leader is None):
+        return _Bucket(state, 0, 0, 0, 0)
+    # A lease is written before its entry: what has none afterwards had none before.
+    entries = (await admin.values(name)).keys()
+    leases, subjects = await admin.leases(name), await admin.keys(name)
+    return _Bucket(
+        state,
+        entries=len(entries),
+        leases=len(leases & entries),
+        without_lease=len(entries - leases),
+        tombstones=len(subjects - entries),
+    )
+
+
+def _json(server: Server, buckets: dict[str, _Bucket | None]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"server": dataclasses.asdict(server), "buckets": {}}
+    for name, bucket in buckets.items():
+        fields["buckets"][name] = bucket and {
+            **dataclasses.asdict(bucket.state),
+            "entries": bucket.entries,
+            "leases": bucket.leases,
+            "without_lease": bucket.without_lease,
+            "tombstones": bucket.tombstones,
+            "degraded": bucket.degraded,
+        }
+    return fields
+
+
+def _show(server: Server, buckets: dict[str, _Bucket | None]) -> None:
+    cluster = f", {server.name} of cluster {server.cluster}" if server.cluster else ""
+    click.echo(f"server  {printable(server.url)}, nats-server {server.version}{printable(cluster)}")
+    for name, bucket in buckets.items():
+        if bucket is None:
+            click.echo(f"\n{name}  is not there yet")
+            continue
+        state = bucket.state
+        click.echo(f"\n{printable(state.bucket)}")
+        click.echo(f"  entries     {bucket.entries}, of which {bucket.without_lease} have no lease")
+        click.echo(f"  leases      {bucket.leases}")
+        click.echo(f"  tombstones  {bucket.tombstones}")
+        click.echo(f"  watches     {state.consumers}")
+        leader = f", led by {printable(state.leader)}" if state.clustered and state.leader else ""
+        click.echo(f"  stored      {state.size} bytes, R{state.replicas} on {state.storage}{leader}")
+        for fault in bucket.degraded:
+            line = f"  degraded    {printable(fault)}"
+            click.echo(click.style(line, fg="yellow") if on_terminal() else line)

@@ -1,0 +1,323 @@
+"""What tools ask of a server that a Discovery has no use for: the streams, the user's rights, the clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from nats.errors import Error as NatsError
+
+from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError
+from ...model import RemovalReason
+from .. import Doubt
+from . import JetStreamStore
+from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from .connection import Connection, open_connection
+from .link import REQUEST_TIMEOUT, Link
+from .messages import EXPECTED_SEQUENCE
+from .servertime import ServerTime
+from .stream import Stream, StreamOptions
+
+__all__ = ["Admin", "Server", "Stored", "StreamState"]
+
+# A fence that no message can meet: whatever carries it is refused, and changes nothing.
+_NEVER = str(2**62)
+# What is asked this way is told by the server's next answer.
+_FLUSH_TIMEOUT = 5
+# A snapshot of a million entries takes less.
+_SNAPSHOT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The server we are connected to."""
+
+    name: str
+    version: str
+    url: str
+    cluster: str | None
+    jetstream: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """The stream behind a bucket. `leader` is None where a cluster has none at the moment."""
+
+    bucket: str
+    messages: int
+    size: int  # bytes
+    consumers: int
+    replicas: int
+    storage: str
+    clustered: bool
+    leader: str | None
+    peers_behind: tuple[str, ...]  # offline, or not up to date
+    leases: bool  # whether it can hold them
+    ttls: bool
+    fault: str | None  # why natsdisc cannot use it
+    clock_offset: float  # seconds our wall clock is ahead of the server's
+    clock_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The last message of a key."""
+
+    revision: int
+    age: float  # seconds, by the server's clock
+
+
+class Admin:
+    """A connection of its own, for tools; `async with await Admin.connect(…)`."""
+
+    def __init__(self, connection: Connection, options: StreamOptions) -> None:
+        self._connection = connection
+        self._options = options
+        self._refused: list[str] = []
+        self._link = Link(connection.client)
+        self._api = JetStreamApi(self._link)
+        self._store = JetStreamStore(connection.client, bucket_prefix=options.bucket_prefix)
+        self._store.attach()
+        connection.on_error = self._note
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: str | list[str],
+        nats_options: dict[str, Any],
+        *,
+        bucket_prefix: str = "",
+        replicas: int = 1,
+        storage: Literal["file", "memory"] = "file",
+    ) -> Self:
+        """Connect; raises what `open_connection` does, InvalidNameError, InvalidValueError."""
+        options = StreamOptions(bucket_prefix=bucket_prefix, replicas=replicas, storage=storage)
+        return cls(await open_connection(servers, nats_options), options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._store.detach()
+        await self._link.close()
+        await self._connection.client.close()
+
+    @property
+    def server(self) -> Server:
+        """Who answers."""
+        client = self._connection.client
+        info: dict[str, Any] = client._server_info
+        url = client.connected_url
+        return Server(
+            name=str(info.get("server_name", "")),
+            version=self._link.server_version,
+            url=f"{url.scheme}://{url.hostname}:{url.port}" if url is not None else "",
+            cluster=info.get("cluster"),
+            jetstream=bool(info.get("jetstream")),
+        )
+
+    async def round_trip(self) -> float:
+        """Seconds to the server and back. Raises StoreUnavailableError."""
+        started = time.monotonic()
+        await self._flush()
+        return time.monotonic() - started
+
+    async def state(self, name: str) -> StreamState | None:
+        """The stream behind the bucket `name`, or None. Raises what `JetStreamApi.call` does."""
+        stream = self._stream(name)
+        sent, wall = time.monotonic(), time.time()
+        try:
+            info = await self._api.call(f"STREAM.INFO.{stream.name}")
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+        trip = time.monotonic() - sent
+        config, state, cluster = info["config"], info["state"], info.get("cluster") or {}
+        # Older servers do not tell the time.
+        offset = wall + trip / 2 - _seconds(info["ts"]) if "ts" in info else 0.0
+        return StreamState(
+            bucket=stream.bucket,
+            messages=int(state["messages"]),
+            size=int(state["bytes"]),
+            consumers=int(state["consumer_count"]),
+            replicas=int(config["num_replicas"]),
+            storage=str(config["storage"]),
+            clustered=bool(cluster.get("name")),
+            leader=cluster.get("leader"),
+            peers_behind=tuple(
+                str(peer["name"])
+                for peer in cluster.get("replicas") or ()
+                if peer.get("offline") or not peer.get("current")
+            ),
+            leases=bool(config.get("allow_msg_schedules")),
+            ttls=bool(config.get("allow_msg_ttl")),
+            fault=await self._fault(stream),
+            clock_offset=offset,
+            clock_error=trip / 2,
+        )
+
+    async def make(self, name: str) -> None:
+        """Have the bucket `name`, ready for leases where the server can hold them.
+
+        Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError.
+        """
+        stream = self._stream(name)
+        await stream.ensure(leases=False, timeout=REQUEST_TIMEOUT)
+        if not stream.leases:
+            await stream.ensure(leases=True, timeout=REQUEST_TIMEOUT)
+
+    async def keys(self, name: str) -> set[str]:
+        """Every key that has a message, marks of removals included."""
+        return await self._below(self._stream(name), self._stream(name).subject_prefix)
+
+    async def leases(self, name: str) -> set[str]:
+        """Every key that has a lease."""
+        return await self._below(self._stream(name), self._stream(name).lease_prefix)
+
+    async def values(self, name: str) -> dict[str, bytes]:
+        """Every live value, whatever it is. Raises StoreUnavailableError, PermissionDeniedError."""
+        snapshot = _Snapshot()
+        reader = self._store.bucket(name).watchall(snapshot)
+        try:
+            async with asyncio.timeout(_SNAPSHOT_TIMEOUT):
+                await asyncio.shield(snapshot.done)
+        except TimeoutError:
+            raise StoreUnavailableError(f"could not read {name}: {snapshot.trouble or 'no answer'}") from None
+        finally:
+            snapshot.done.cancel()
+            await reader.aclose()
+        return snapshot.values
+
+    async def last(self, name: str, key: str, now: float) -> Stored | None:
+        """The last message of `key`; `now` is the server's time (`Admin.now`)."""
+        stream = self._stream(name)
+        try:
+            answer = await self._api.call(
+                f"STREAM.MSG.GET.{stream.name}", {"last_by_subj": stream.subject_prefix + key}
+            )
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE_FOUND:
+                return None
+            raise
+        message = answer["message"]
+        return Stored(int(message["seq"]), now - _seconds(message["time"]))
+
+    async def now(self, name: str) -> float:
+        """The server's time, in seconds since 1970; ours where it does not tell."""
+        state = await self.state(name)
+        return time.time() - (state.clock_offset if state is not None else 0.0)
+
+    async def delete(self, name: str, key: str, revision: int) -> None:
+        """Remove `key` if `revision` is still the last. Raises ConflictError, and what a delete does."""
+        await self._store.bucket(name).delete(key, revision=revision)
+
+    async def may_publish(self, subject: str) -> bool:
+        """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""
+        client = self._connection.client
+        # An API request that is no JSON, and a message to a stream whose fence fails.
+        headers = None if subject.startswith("$JS.") else {EXPECTED_SEQUENCE: _NEVER}
+        try:
+            await client.publish(subject, b"natsdisc doctor", headers=headers)
+        except NatsError as error:
+            raise StoreUnavailableError(f"could not send to {subject}: {error}") from error
+        return await self._was_allowed(f'publish to "{subject}"')
+
+    async def may_subscribe(self, subject: str) -> bool:
+        """Whether the server lets us listen there."""
+        end = await self._link.subscribe(subject, lambda *_: None)
+        try:
+            return await self._was_allowed(f'subscription to "{subject}"')
+        finally:
+            await end()
+
+    def new_inbox(self) -> str:
+        """A subject to be answered on."""
+        return self._link.new_inbox()
+
+    async def _was_allowed(self, what: str) -> bool:
+        # A refusal comes before the answer to a ping behind what was refused. nats-py's first ping may
+        # overtake what waits in its buffer, its second does not.
+        await self._flush()
+        await self._flush()
+        return not any(what.lower() in refusal for refusal in self._refused)
+
+    async def _flush(self) -> None:
+        try:
+            await self._connection.client.flush(_FLUSH_TIMEOUT)
+        except NatsError as error:
+            raise StoreUnavailableError(f"the server does not answer: {error}") from error
+
+    def _note(self, error: Exception) -> None:
+        self._refused.append(str(error).lower())
+        self._link.note_error(error)
+
+    def _stream(self, name: str) -> Stream:
+        return Stream(self._api, name, self._options, ServerTime())
+
+    async def _fault(self, stream: Stream) -> str | None:
+        try:
+            await stream.look()
+            stream.check()
+        except (StoreUnavailableError, PermissionDeniedError):
+            raise
+        except DiscoveryError as error:
+            return str(error)
+        return None
+
+    async def _below(self, stream: Stream, prefix: str) -> set[str]:
+        """The subjects with messages, without their prefix; the server tells them in pages."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            question = {"subjects_filter": f"{prefix}>", "offset": offset}
+            info = await self._api.call(f"STREAM.INFO.{stream.name}", question)
+            page = info["state"].get("subjects") or {}
+            found |= {subject[len(prefix) :] for subject in page}
+            offset += len(page)
+            if not page or offset >= int(info.get("total", 0)):
+                return found
+
+
+class _Snapshot:
+    """The sink of one look at a whole bucket."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.trouble: DiscoveryError | None = None
+
+    def begin(self) -> None:
+        self.values.clear()
+
+    def put(self, key: str, value: bytes) -> None:
+        self.values[key] = value
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        self.values.pop(key, None)
+
+    def keep(self, key: str) -> None:
+        pass
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+        self.trouble = error
+
+    def fail(self, error: DiscoveryError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+def _seconds(time_of_server: str) -> float:
+    """RFC 3339 as seconds since 1970."""
+    moment = datetime.fromisoformat(time_of_server)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,546 @@
+"""Writers and watchers at once, in two processes, and whether all of them come to see the same.
+
+A `Fleet` registers instances, watches them, here and in a second process, and knows the truth. Its
+`converged` waits until every watcher's fold, `list` and the buckets' own messages equal that truth, and fails
+when any watcher was told something that could not follow from what it was told before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import nats
+import nats.errors
+import nats.js.errors
+
+import natsdisc
+from natsdisc import (
+    Added,
+    Discovery,
+    DiscoveryError,
+    EndpointInstance,
+    EndpointInstanceId,
+    EndpointSpec,
+    Event,
+    Instance,
+    InstanceId,
+    ModelSpec,
+    Query,
+    Spec,
+    Transport,
+    endpoints,
+    keys,
+    models,
+    wire,
+)
+from natsdisc.testing import crash
+
+__all__ = ["MEASURED", "QUERIES", "Fleet", "Follower", "Outpost", "Plain", "Stats", "digest"]
+
+ROOT = Path(__file__).resolve().parents[2]
+# What is promised takes 2 to 5 s; this machine may be doing something else, and tests promise no times.
+DEADLINE = 30.0
+STREAMS = ("KV_v1_instances", "KV_v1_mdc")
+QUERIES: tuple[Query, ...] = (
+    endpoints(),
+    models(),
+    endpoints("ns1"),
+    models("ns2"),
+    endpoints("ns0", "comp"),
+)
+# Each fault and the seconds from its end until all was seen; the end of a test run prints them.
+MEASURED: list[tuple[str, float]] = []
+
+Stats = natsdisc.Stats
+
+
+def digest(instances: Iterable[Instance]) -> str:
+    """Equal for equal sets of instances, also in another process."""
+    return hashlib.sha256(b"\n".join(sorted(map(wire.dumps, instances)))).hexdigest()
+
+
+class Follower:
+    """A watch, the picture its events give, and what was wrong with them."""
+
+    def __init__(
+        self, discovery: Discovery, query: Query, *, each: Callable[[], object] | None = None
+    ) -> None:
+        self.discovery = discovery
+        self.query = query
+        self.live: dict[InstanceId, Instance] = {}
+        self.removed: Counter[InstanceId] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.outcome: str | DiscoveryError | None = None
+        self.watch = discovery.list_and_watch(query)
+        self._each = each
+        self._task = asyncio.create_task(self._run())
+
+    def report(self) -> dict[str, Any]:
+        """What another process needs to know of it."""
+        return {
+            "digest": digest(self.live.values()),
+            "events": self.counts.total(),
+            "live": sorted(map(str, self.live)),
+            "removed": sorted(map(str, self.removed)),
+            "problems": self.problems,
+            "outcome": None if self.outcome is None else repr(self.outcome),
+        }
+
+    async def aclose(self) -> None:
+        await self.watch.aclose()
+        await self._task
+
+    async def _run(self) -> None:
+        try:
+            async for event in self.watch:
+                self._take(event)
+                if self._each is not None:
+                    self._each()
+        except DiscoveryError as error:
+            self.outcome = error
+        else:
+            self.outcome = "closed"
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Added):
+            instance = event.instance
+            known = self.live.get(instance.id)
+            if not self.query.matches(instance.id):
+                self.problems.append(f"{self.query} was told of {instance.id}")
+            if known == instance:
+                self.problems.append(f"{self.query}: a second Added of {instance.id}")
+            self.live[instance.id] = instance
+            self.counts["added" if known is None else "changed"] += 1
+        else:
+            if event.id not in self.live:
+                self.problems.append(f"{self.query}: Removed without Added: {event}")
+            self.live.pop(event.id, None)
+            self.removed[event.id] += 1
+            self.counts["removed"] += 1
+
+
+class Outpost:
+    """The second process: watchers of all queries in some Discoveries of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._asking = asyncio.Lock()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, urls: Sequence[str], discoveries: int) -> AsyncIterator[Outpost]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.kit", str(discoveries), *urls),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=2**24,
+            cwd=ROOT,
+        )
+        try:
+            yield cls(process)
+            assert process.stdin is not None
+            process.stdin.close()
+            assert await process.wait() == 0, "the second process did not end well"
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    async def reports(self) -> list[dict[str, Any]]:
+        """What each of its followers has seen, one Discovery's queries after the other's."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._asking:
+            self._process.stdin.write(b"\n")
+            line = await self._process.stdout.readline()
+        assert line, "the second process has ended"
+        return list(json.loads(line))
+
+
+class Plain:
+    """A client that writes to buckets and knows nothing of leases."""
+
+    def __init__(self, client: nats.NATS) -> None:
+        self.client = client
+        self.js = client.jetstream(timeout=5)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, urls: str | Sequence[str], **options: Any) -> AsyncIterator[Plain]:
+        # It is not what is tested: it comes back as soon as it can, and is quiet about it.
+        settings = {"reconnect_time_wait": 0.1, "max_reconnect_attempts": -1, "error_cb": _ignore, **options}
+        client = await nats.connect(urls if isinstance(urls, str) else list(urls), **settings)
+        try:
+            yield cls(client)
+        finally:
+            await client.close()
+
+    @staticmethod
+    def subject(id: InstanceId) -> str:
+        bucket = "v1_instances" if isinstance(id, EndpointInstanceId) else "v1_mdc"
+        return f"$KV.{bucket}.{keys.key_of(id)}"
+
+    async def put(self, instance: Instance, **headers: str) -> None:
+        """A value; `headers` with `_` for `-`."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        await self.js.publish(self.subject(instance.id), wire.dumps(instance), headers=given or None)
+
+    async def delete(self, id: InstanceId, operation: str = "DEL") -> None:
+        await self.js.publish(self.subject(id), headers={"KV-Operation": operation})
+
+    async def vanish(self, id: InstanceId) -> None:
+        """Remove a key and every trace of it."""
+        await self.js.purge_stream(_stream_of(id), subject=self.subject(id))
+
+    async def drop_buckets(self) -> None:
+        for stream in STREAMS:
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await self.js.delete_stream(stream)
+
+    async def make_buckets(self, storage: Literal["file", "memory"] = "file", **config: Any) -> None:
+        """As a KV client would: without leases. A bucket that somebody else was faster to make is kept."""
+        for stream in STREAMS:
+            settings = {
+                "name": stream,
+                "subjects": [f"$KV.{stream.removeprefix('KV_')}.>"],
+                "max_msgs_per_subject": 1,
+                "allow_direct": True,
+                "allow_rollup_hdrs": True,
+                "deny_delete": True,
+                "discard": "new",
+                "storage": storage,
+                **config,
+            }
+            answer = await self.client.request(
+                f"$JS.API.STREAM.CREATE.{stream}", json.dumps(settings).encode()
+            )
+            error = json.loads(answer.data).get("error")
+            assert error is None or error["err_code"] == 10058, error
+
+    async def consumers(self) -> list[tuple[str, str]]:
+        """Stream and name of each consumer there is."""
+        found = []
+        for stream in STREAMS:
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                offset = 0
+                while page := await self.js.consumers_info(stream, offset=offset):
+                    found += [(stream, consumer.name) for consumer in page]
+                    offset += len(page)
+        return found
+
+    async def stored(self) -> dict[str, bytes]:
+        """Every value in the buckets by its subject, as the stream itself has it."""
+        values: dict[str, bytes] = {}
+        for stream in STREAMS:
+            request = b'{"subjects_filter": "$KV.>"}'
+            answer = await self.client.request(f"$JS.API.STREAM.INFO.{stream}", request, timeout=5)
+            subjects = json.loads(answer.data).get("state", {}).get("subjects") or {}
+            messages = await asyncio.gather(*(self._last(stream, subject) for subject in subjects))
+            values |= {
+                message.subject: message.data or b""
+                for message in messages
+                if message is not None and not _is_removal(message.headers or {})
+            }
+        return values
+
+    async def _last(self, stream: str, subject: str) -> Any:
+        with contextlib.suppress(nats.js.errors.NotFoundError):
+            return await self.js.get_last_msg(stream, subject)
+
+
+def _list(urls: str | Sequence[str] | None) -> list[str]:
+    return [urls] if isinstance(urls, str) else list(urls or ())
+
+
+async def _ignore(_: Exception) -> None:
+    pass
+
+
+def _stream_of(id: InstanceId) -> str:
+    return STREAMS[0] if isinstance(id, EndpointInstanceId) else STREAMS[1]
+
+
+def _is_removal(headers: Mapping[str, str]) -> bool:
+    return headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in headers
+
+
+def foreign(number: int, address: str = "foreign") -> EndpointInstance:
+    """What a plain client registers."""
+    namespace = f"ns{number % 4}"
+    spec = EndpointSpec(namespace, "comp", f"foreign{number}", transport=Transport.http(address))
+    return spec.with_instance_id(1_000 + number)
+
+
+class Writer:
+    """A Discovery with instances in a namespace of its own, some of which it has registered."""
+
+    def __init__(self, discovery: Discovery, number: int, count: int) -> None:
+        self.discovery = discovery
+        self.specs: list[Spec] = []
+        for at in range(count):
+            if at % 5 < 3:
+                transport = Transport.nats(f"address{at}")
+                self.specs.append(EndpointSpec(f"ns{number}", "comp", f"ep{at}", transport=transport))
+            else:
+                suffix = f"lora{at}" if at % 5 == 4 else None
+                card = {"name": f"model{at}"}
+                self.specs.append(ModelSpec(f"ns{number}", "comp", f"ep{at}", card=card, model_suffix=suffix))
+
+    async def register_all(self) -> None:
+        await asyncio.gather(*(self.discovery.register(spec) for spec in self.specs))
+
+    async def do_something(self, chance: random.Random) -> None:
+        """Register, update or unregister one of its instances. Raises what that raises."""
+        spec = chance.choice(self.specs)
+        id = spec.with_instance_id(self.discovery.instance_id).id
+        held = {registration.id: registration.instance for registration in self.discovery.registrations}
+        instance = held.get(id)
+        if instance is None:
+            await self.discovery.register(spec)
+        elif chance.random() < 0.4:
+            await self.discovery.unregister(instance)
+        elif isinstance(instance, EndpointInstance):
+            await self.discovery.update(instance, transport=Transport.nats(f"new{chance.getrandbits(32)}"))
+        else:
+            await self.discovery.update(instance, card={"name": chance.getrandbits(32)})
+
+
+class Fleet:
+    """20 registrations of four writers, and watchers of five queries in this process and in another.
+
+    `watch_urls` and `write_urls` are where watchers and writers connect to, if they go through a proxy.
+    `discoveries` is the number of watching Discoveries in each process, `each` the number of a writer's
+    registrations.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        watch_urls: str | Sequence[str] | None = None,
+        write_urls: str | Sequence[str] | None = None,
+        discoveries: int = 5,
+        writers: int = 4,
+        each: int = 5,
+        lease_ttl: float = 10.0,
+        replicas: int = 1,
+        storage: Literal["file", "memory"] = "file",
+    ) -> None:
+        self.urls = _list(urls)
+        self._watch_urls = _list(watch_urls) or self.urls
+        self._write_urls = _list(write_urls) or self.urls
+        self._discoveries, self._writers, self._each = discoveries, writers, each
+        self._options: dict[str, Any] = {"lease_ttl": lease_ttl, "replicas": replicas, "storage": storage}
+        self._open = contextlib.AsyncExitStack()
+        self.writers: list[Writer] = []
+        self.watching: list[Discovery] = []
+        self.followers: list[Follower] = []
+        self.foreign: dict[InstanceId, Instance] = {}
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as opening:
+            self.outpost = await opening.enter_async_context(
+                Outpost.running(self._watch_urls, self._discoveries)
+            )
+            self.plain = await opening.enter_async_context(Plain.connected(self.urls))
+            self.lister = await opening.enter_async_context(natsdisc.connect(self.urls))
+            for number in range(self._writers):
+                self.writers.append(await self._new_writer(number, opening))
+            await asyncio.gather(*(writer.register_all() for writer in self.writers))
+            for _ in range(self._discoveries):
+                discovery = await opening.enter_async_context(natsdisc.connect(self._watch_urls))
+                self.watching.append(discovery)
+                for query in QUERIES:
+                    follower = Follower(discovery, query)
+                    opening.push_async_callback(follower.aclose)
+                    self.followers.append(follower)
+            await self.converged()
+            self._open = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.__aexit__(kind, error, trace)
+
+    async def _new_writer(self, number: int, opened: contextlib.AsyncExitStack) -> Writer:
+        connecting = natsdisc.connect(self._write_urls, **self._options)
+        return Writer(await opened.enter_async_context(connecting), number, self._each)
+
+    async def crash_writer(self, number: int) -> None:
+        """End a writer as `kill -9` would, and put another process in its place."""
+        await crash(self.writers[number].discovery)
+        self.writers[number] = await self._new_writer(number, self._open)
+
+    def open_follower(self, at: int) -> Follower:
+        """Put a new watch in the place of one, which the caller closes."""
+        old = self.followers[at]
+        self.followers[at] = Follower(old.discovery, old.query)
+        self._open.push_async_callback(self.followers[at].aclose)
+        return old
+
+    @property
+    def truth(self) -> dict[InstanceId, Instance]:
+        """What is registered: by the writers, and by the plain client."""
+        held = {
+            registration.id: registration.instance
+            for writer in self.writers
+            for registration in writer.discovery.registrations
+        }
+        return held | self.foreign
+
+    async def put_foreign(self, numbers: Iterable[int], plain: Plain | None = None) -> None:
+        """Let a plain client register instances without a lease."""
+        instances = [foreign(number) for number in numbers]
+        self.foreign |= {instance.id: instance for instance in instances}
+        await asyncio.gather(*((plain or self.plain).put(instance) for instance in instances))
+
+    async def delete_foreign(self, numbers: Iterable[int], plain: Plain | None = None) -> None:
+        """Let a plain client delete what it had registered."""
+        ids = [foreign(number).id for number in numbers]
+        for id in ids:
+            del self.foreign[id]
+        await asyncio.gather(*((plain or self.plain).delete(id) for id in ids))
+
+    @contextlib.asynccontextmanager
+    async def churning(self, seed: int = 1) -> AsyncIterator[None]:
+        """Let the writers change something all the time; what is under way is finished at the end."""
+        chance, stop = random.Random(seed), asyncio.Event()
+
+        async def churn(writer: Writer) -> None:
+            while not stop.is_set():
+                await writer.do_something(chance)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):  # so many changes a second
+                        await stop.wait()
+
+        async with asyncio.TaskGroup() as group:
+            for writer in self.writers:
+                group.create_task(churn(writer))
+            try:
+                yield
+            finally:
+                stop.set()
+
+    async def events(self) -> int:
+        """How many events all watchers have had."""
+        there = await self.outpost.reports()
+        here = sum(follower.counts.total() for follower in self.followers)
+        return here + sum(int(report["events"]) for report in there)
+
+    async def removed(self) -> set[str]:
+        """The ids that any watcher was ever told to be gone."""
+        there = await self.outpost.reports()
+        here = {str(id) for follower in self.followers for id in follower.removed}
+        return here.union(*(report["removed"] for report in there))
+
+    def resyncs(self) -> Counter[str]:
+        """Why the watchers of this process took new snapshots, over all its Discoveries."""
+        total: Counter[str] = Counter()
+        for discovery in self.watching:
+            total.update(discovery.stats().resyncs)
+        return total
+
+    async def converged(
+        self, fault: str | None = None, since: float | None = None, *, timeout: float = DEADLINE
+    ) -> None:
+        """Wait until every fold, `list` and the buckets equal the truth; `since` is when `fault` ended.
+
+        Raises AssertionError at the deadline (seconds), or when a watcher's events were not legal.
+        """
+        since = time.monotonic() if since is None else since
+        while True:
+            wrong = await self._wrong_folds()
+            took = time.monotonic() - since
+            wrong = wrong or await self._wrong_lists()
+            if not wrong:
+                break
+            if took > timeout:
+                raise AssertionError(f"{fault}: after {took:.1f} s\n" + "\n".join(wrong[:20]))
+            await asyncio.sleep(0.02)
+        await self.check_legal()
+        if fault is not None:
+            MEASURED.append((fault, took))
+            print(f"{fault}: converged {took:.2f} s after its end")
+
+    async def check_legal(self) -> None:
+        """Raise AssertionError if any watcher was told what could not be."""
+        problems = [problem for follower in self.followers for problem in follower.problems]
+        problems += [problem for report in await self.outpost.reports() for problem in report["problems"]]
+        assert not problems, "\n".join(problems[:20])
+
+    async def _wrong_folds(self) -> list[str]:
+        wrong = []
+        for follower in self.followers:
+            wrong += self._difference("here", follower.query, follower.report())
+        if wrong:
+            return wrong
+        for at, report in enumerate(await self.outpost.reports()):
+            wrong += self._difference("in the second process", QUERIES[at % len(QUERIES)], report)
+        return wrong
+
+    def _difference(self, where: str, query: Query, report: dict[str, Any]) -> list[str]:
+        truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
+        if report["outcome"] is not None:
+            return [f"the watch of {query} {where} ended: {report['outcome']}"]
+        if report["digest"] == digest(truth.values()):
+            return []
+        ids, live = set(map(str, truth)), set(report["live"])
+        return [f"{query} {where}: ghosts {sorted(live - ids)}, missing {sorted(ids - live)}, or old values"]
+
+    async def _wrong_lists(self) -> list[str]:
+        wrong = []
+        try:
+            for query in QUERIES:
+                listed = {instance.id: instance for instance in await self.lister.list(query)}
+                truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
+                if listed != truth:
+                    ghosts, missing = listed.keys() - truth.keys(), truth.keys() - listed.keys()
+                    wrong.append(f"list of {query}: ghosts {ghosts}, missing {missing}, or old values")
+            stored = await self.plain.stored()
+        except (DiscoveryError, nats.errors.Error) as error:
+            return [*wrong, repr(error)]
+        if stored != {Plain.subject(id): wire.dumps(instance) for id, instance in self.truth.items()}:
+            wrong.append("the buckets hold something else")
+        return wrong
+
+
+async def main(discoveries: int, urls: list[str]) -> None:
+    """Watch until the input ends, and answer every line of it with what was seen."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with contextlib.AsyncExitStack() as opened:
+        followers: list[Follower] = []
+        for _ in range(discoveries):
+            discovery = await opened.enter_async_context(natsdisc.connect(urls))
+            followers += [Follower(discovery, query) for query in QUERIES]
+        for follower in followers:
+            opened.push_async_callback(follower.aclose)
+        while await reader.readline():
+            print(json.dumps([follower.report() for follower in followers]), flush=True)
+    transport.close()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for _ in range(20):
+        await asyncio.sleep(0)
+        left = {task for task in left if not task.done()}
+    assert not left, f"tasks left behind: {left}"
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2:]))

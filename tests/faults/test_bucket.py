@@ -1,0 +1,162 @@
+"""The bucket, its messages or its consumers go away under the watches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+import natsdisc
+from natsdisc import Added, RemovalReason, Removed, UnsupportedServerError, endpoints
+from natsdisc.server import NatsServer
+from tests.rig import eventually
+
+from .kit import DEADLINE, STREAMS, Fleet, Plain, foreign
+from .proxy import Proxy
+
+
+@pytest.fixture
+async def plain() -> AsyncIterator[Plain]:
+    """A client of a server with plain KV buckets."""
+    async with NatsServer() as server, Plain.connected(server.url) as plain:
+        await plain.make_buckets(allow_msg_ttl=True, subject_delete_marker_ttl=60_000_000_000)
+        yield plain
+
+
+def url_of(plain: Plain) -> str:
+    return str(plain.client.connected_url.geturl())
+
+
+async def test_a_bucket_that_is_deleted_and_made_again() -> None:
+    async with NatsServer() as server, Fleet(server.url, lease_ttl=3) as fleet:
+        await fleet.put_foreign(range(20))
+        await fleet.converged()
+        await fleet.plain.drop_buckets()
+        fleet.foreign.clear()
+        await fleet.plain.make_buckets()
+        again = time.monotonic()
+        await fleet.put_foreign(range(15, 35))
+        await fleet.converged("bucket deleted and made again", again)
+
+
+async def test_a_bucket_that_is_deleted_and_made_by_its_writers() -> None:
+    async with NatsServer() as server, Fleet(server.url, lease_ttl=3) as fleet:
+        await fleet.plain.drop_buckets()
+        await fleet.converged("bucket deleted, made again by the heartbeats", time.monotonic())
+
+
+async def test_keys_whose_tombstones_are_purged_while_the_watchers_are_cut_off() -> None:
+    async with (
+        NatsServer() as server,
+        Proxy(server.port) as proxy,
+        Fleet(server.url, watch_urls=proxy.url) as fleet,
+    ):
+        await fleet.put_foreign(range(40))
+        await fleet.converged()
+        proxy.cut()
+        ghosts = [foreign(number).id for number in range(20)]
+        await fleet.delete_foreign(range(20))
+        await asyncio.gather(*map(fleet.plain.vanish, ghosts))
+        await proxy.heal()
+        await fleet.converged("keys deleted and purged while cut off", time.monotonic())
+        assert await fleet.removed() == set(map(str, ghosts))
+        for follower in fleet.followers:
+            assert set(follower.removed) == {id for id in ghosts if follower.query.matches(id)}
+
+
+async def test_markers_of_plain_clients_are_events(plain: Plain) -> None:
+    async with (
+        natsdisc.connect(url_of(plain)) as discovery,
+        discovery.list_and_watch(endpoints()) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await events.synced()
+        instances = [foreign(number) for number in range(5)]
+        for instance in instances:
+            await plain.put(instance)
+            assert await anext(events) == Added(instance)
+        js, subjects = plain.js, [Plain.subject(instance.id) for instance in instances]
+        await js.publish(subjects[0], headers={"Nats-Marker-Reason": "Purge", "Nats-TTL": "60s"})
+        assert await anext(events) == Removed(instances[0].id, RemovalReason.UNREGISTERED)
+        await js.publish(subjects[1], headers={"Nats-Marker-Reason": "Remove", "Nats-TTL": "60s"})
+        assert await anext(events) == Removed(instances[1].id, RemovalReason.UNREGISTERED)
+        await plain.delete(instances[2].id, "DEL")
+        assert await anext(events) == Removed(instances[2].id, RemovalReason.UNREGISTERED)
+        await plain.delete(instances[3].id, "PURGE")
+        assert await anext(events) == Removed(instances[3].id, RemovalReason.UNREGISTERED)
+        # MaxAge: the server's own marker at the end of a TTL.
+        await plain.put(foreign(4, "short-lived"), Nats_TTL="1s")
+        assert await anext(events) == Added(foreign(4, "short-lived"))
+        assert await anext(events) == Removed(instances[4].id, RemovalReason.EXPIRED)
+        marker = await js.get_last_msg("KV_v1_instances", subjects[4])
+        assert (marker.headers or {})["Nats-Marker-Reason"] == "MaxAge"
+        assert await discovery.list(endpoints()) == []
+
+
+async def test_an_instance_that_comes_back_within_the_grace_was_never_away(plain: Plain) -> None:
+    async with (
+        natsdisc.connect(url_of(plain), expiry_grace=5) as discovery,
+        discovery.list_and_watch(endpoints()) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await plain.put(foreign(0), Nats_TTL="1s")
+        assert await anext(events) == Added(foreign(0))
+
+        async def expired() -> bool:
+            return await discovery.list(endpoints()) == []
+
+        await eventually(expired)
+        await plain.put(foreign(0))
+        await plain.put(foreign(1))
+        assert await anext(events) == Added(foreign(1))
+
+
+async def test_an_admin_deletes_the_consumers() -> None:
+    async with NatsServer() as server, Fleet(server.url) as fleet:
+        async with fleet.churning():
+            consumers = await fleet.plain.consumers()
+            for stream, name in consumers:
+                await fleet.plain.js.delete_consumer(stream, name)
+            deleted = time.monotonic()
+        await fleet.converged("consumers deleted by an admin", deleted)
+        assert len(consumers) >= 50
+        assert fleet.resyncs().total() >= 25
+        assert not {stream for stream, _ in consumers} - set(STREAMS)
+
+
+async def test_a_bucket_that_becomes_another_kind_of_stream_ends_the_watch(plain: Plain) -> None:
+    async with (
+        natsdisc.connect(url_of(plain)) as discovery,
+        discovery.list_and_watch(endpoints()) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await plain.put(foreign(0))
+        assert await anext(events) == Added(foreign(0))
+        await plain.js.delete_stream("KV_v1_instances")
+        await plain.js.add_stream(name="KV_v1_instances", subjects=["orders.>"])
+        with pytest.raises(UnsupportedServerError, match="not a KV bucket"):
+            await read_to_the_end(events)
+        with pytest.raises(UnsupportedServerError):  # and whoever asks again is told again
+            await anext(events)
+
+
+async def test_a_bucket_that_keeps_history_ends_the_watch(plain: Plain) -> None:
+    async with (
+        natsdisc.connect(url_of(plain)) as discovery,
+        discovery.list_and_watch(endpoints()) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await events.synced()
+        await plain.js.delete_stream("KV_v1_instances")
+        await plain.js.add_stream(
+            name="KV_v1_instances", subjects=["$KV.v1_instances.>"], max_msgs_per_subject=5
+        )
+        with pytest.raises(UnsupportedServerError, match="5 values a key"):
+            await read_to_the_end(events)
+
+
+async def read_to_the_end(events: natsdisc.Watch) -> None:
+    async for event in events:
+        assert isinstance(event, Removed), event

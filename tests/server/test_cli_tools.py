@@ -1,0 +1,812 @@
+"""The tools of the command line: the real command in a process of its own, against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import secrets
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+import natsdisc
+import natsdisc.acl
+from natsdisc import Discovery, EndpointSpec, ModelSpec, Transport, endpoints
+from natsdisc.acl import Role, permissions
+from natsdisc.server import NatsServer
+from tests.rig import Cluster, eventually, server_binary
+
+PATIENCE = 90.0  # for a command that hangs; no command takes a fifth of it
+COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "natsdisc.cli"]
+# A session leader gets the first terminal it opens as its own, and with it Ctrl-C.
+OWN_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
+# An hour ahead of everybody else.
+AN_HOUR_AHEAD = (
+    "import time; now = time.time; time.time = lambda: now() + 3600\nfrom natsdisc.cli import main; main()"
+)
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Shell:
+    """Runs commands, and ends what is left of them."""
+
+    environment: dict[str, str]
+    processes: list[Process] = field(default_factory=list)
+
+    async def start(self, *arguments: str, **options: Any) -> Process:
+        options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "env": self.environment, **options}
+        command = options.pop("command", COMMAND)
+        process = await asyncio.create_subprocess_exec(*command, *arguments, **options)
+        self.processes.append(process)
+        return process
+
+    async def run(self, *arguments: str, **options: Any) -> Outcome:
+        return await ended(await self.start(*arguments, **options))
+
+
+async def ended(process: Process) -> Outcome:
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+async def line_of(stream: asyncio.StreamReader | None) -> str:
+    """Its next line, the end excluded."""
+    assert stream is not None
+    async with asyncio.timeout(PATIENCE):
+        line = await stream.readline()
+    assert line, "the command has ended"
+    return line.decode().rstrip("\n")
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    shell = Shell(environment | {"XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "80"})
+    yield shell
+    for process in shell.processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+async def prefix(nats_url: str) -> AsyncIterator[str]:
+    """A registry of the test's own on the shared server."""
+    prefix = f"tool{secrets.token_hex(6)}"
+    yield prefix
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    for stream in await js.streams_info():
+        if prefix in stream.config.name:
+            await js.delete_stream(stream.config.name)
+    await client.close()
+
+
+@pytest.fixture
+def registry(nats_url: str, prefix: str) -> list[str]:
+    """The options that lead to it."""
+    return ["--server", nats_url, "--bucket-prefix", prefix]
+
+
+@pytest.fixture
+async def discovery(nats_url: str, prefix: str) -> AsyncIterator[Discovery]:
+    async with natsdisc.connect(nats_url, bucket_prefix=prefix, instance_id=0x1F) as discovery:
+        yield discovery
+
+
+def spec(endpoint: str = "checkout", namespace: str = "shop", **metadata: Any) -> EndpointSpec:
+    return EndpointSpec(namespace, "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
+
+
+def fails(outcome: Outcome, code: int, *words: str) -> None:
+    """One line on stderr, or click's lines about the usage."""
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    for word in words:
+        assert word in outcome.err, outcome.err
+    if outcome.err.startswith("natsdisc: "):
+        assert outcome.err.count("\n") == 1
+        assert outcome.err.startswith("natsdisc: error: ")
+    else:
+        assert outcome.err.startswith("Usage: natsdisc ")
+
+
+# Bad command lines.
+
+REGISTER = ["register", "shop", "cart", "pay", "-t", "tcp=h:1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["unregister"], ["PATH"]),
+        (["unregister", "shop/cart"], ["NS/COMPONENT/ENDPOINT/ID"]),
+        (["unregister", "shop//checkout/1f"], ["NS/COMPONENT/ENDPOINT/ID"]),
+        (["unregister", "shop", "cart", "--id", "1"], ["NS COMPONENT ENDPOINT"]),
+        (["unregister", "shop", "cart", "", "--id", "1"], ["endpoint must not be empty"]),
+        (["unregister", "shop", "cart", "pay", "--id", "xyz"], ["hexadecimal"]),
+        (["unregister", "a/b/c/1", "--suffix", "s"], ["--suffix"]),
+        (["drain"], ["PATH"]),
+        (["drain", "x"], ["NS/COMPONENT/ENDPOINT/ID"]),
+        (["tree", ""], ["namespace must not be empty"]),
+        (["tree", "a", "b", "c"], ["unexpected extra argument"]),
+        (["top", "--frames"], ["--frames"]),
+        (["status", "extra"], ["unexpected extra argument"]),
+        (["doctor", "--role", "king"], ["king"]),
+        (["doctor", "--component", "cart"], ["--namespace"]),
+        (["doctor", "--replicas", "9"], ["9"]),
+        (["doctor", "--bucket-prefix", "a b"], ["a b"]),
+        (["doctor", "--server", "http://127.0.0.1:1"], ["http"]),
+        (["prune"], ["PATTERN"]),
+        (["prune", "--older-than", "soon"], ["15m"]),
+        (["prune", "--older-than", "1y"], ["15m"]),
+        (["acl"], ["--role"]),
+        (["acl", "--role", "reader", "--component", "cart"], ["--namespace"]),
+        (["acl", "--role", "operator", "--namespace", "shop"], ["not confined"]),
+        (["acl", "--role", "reader", "--create"], ["--create"]),
+        (["acl", "--role", "reader", "--namespace", ""], ["must not be empty"]),
+        (["acl", "--role", "reader", "--inbox-prefix", "a.>"], ["wildcards"]),
+        (["acl", "--role", "reader", "--bucket-prefix", "a.b"], ["a.b"]),
+        ([*REGISTER, "--"], ["no command"]),
+        ([*REGISTER, "--", "no-such-program-anywhere"], ["no-such-program-anywhere"]),
+        ([*REGISTER, "sleep", "60"], ["unexpected extra argument"]),
+        ([*REGISTER, "--drain", "-1"], ["-1"]),
+    ],
+)
+async def test_a_bad_command_line_exits_with_2(shell: Shell, arguments: list[str], words: list[str]) -> None:
+    fails(await shell.run(*arguments), 2, *words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["unregister", "a/b/c/1"],
+        ["drain", "a/b/c/1"],
+        ["tree"],
+        ["status"],
+        ["prune", "*"],
+        ["top", "--once"],
+    ],
+)
+async def test_no_server_exits_with_3(shell: Shell, arguments: list[str]) -> None:
+    fails(await shell.run(*arguments, "--server", "nats://127.0.0.1:1"), 3, "127.0.0.1:1")
+
+
+async def test_no_server_means_that_no_program_is_run(shell: Shell, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    fails(await shell.run(*REGISTER, "-s", "nats://127.0.0.1:1", "--", "touch", str(made)), 3, "127.0.0.1:1")
+    assert not made.exists()
+
+
+# register -- COMMAND
+
+SLEEP = ["--", "sleep", "600"]
+
+
+async def registered(process: Process) -> str:
+    """The path of what `register -- COMMAND` holds."""
+    return await line_of(process.stderr)
+
+
+def program_of(process: Process) -> int:
+    """The process that it runs."""
+    [pid] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(pid)
+
+
+async def test_a_program_that_ends_takes_its_endpoint_along(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start(*REGISTER, "--ttl", "none", *registry, *SLEEP)
+    path = await registered(process)
+    [instance] = await discovery.list(endpoints("shop"))
+    assert str(instance.id) == path
+    os.kill(program_of(process), signal.SIGKILL)
+    assert await ended(process) == Outcome(128 + signal.SIGKILL, "", "")
+    # It had no lease: nothing but unregistering can have taken it away.
+    assert await discovery.list(endpoints("shop")) == []
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143)])
+async def test_the_programs_exit_code_and_output_are_ours(
+    shell: Shell, registry: list[str], discovery: Discovery, script: str, code: int
+) -> None:
+    outcome = await shell.run(*REGISTER, *registry, "--", "sh", "-c", f"echo hello; {script}")
+    assert (outcome.code, outcome.out) == (code, "hello\n")
+    assert await discovery.list(endpoints("shop")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_is_passed_on(
+    shell: Shell, registry: list[str], discovery: Discovery, number: signal.Signals
+) -> None:
+    name = number.name.removeprefix("SIG")
+    script = f"trap 'echo stopped; exit 5' {name}; echo ready; while :; do sleep 0.05; done"
+    process = await shell.start(*REGISTER, *registry, "--", "sh", "-c", script)
+    await registered(process)
+    assert await line_of(process.stdout) == "ready"
+    process.send_signal(number)
+    assert await ended(process) == Outcome(5, "stopped\n", "")
+    assert await discovery.list(endpoints("shop")) == []
+
+
+async def test_a_killed_command_leaves_its_endpoint_to_the_lease(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start(*REGISTER, "--ttl", "2", *registry, *SLEEP)
+    await registered(process)
+    program = program_of(process)
+    async with discovery.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+        added = await anext(events)
+        assert isinstance(added, natsdisc.Added)
+        process.kill()
+        assert await anext(events) == natsdisc.Removed(added.instance.id, natsdisc.RemovalReason.EXPIRED)
+    os.kill(program, signal.SIGKILL)  # it has outlived the command
+
+
+async def test_a_killed_shell_takes_its_endpoint_along(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    line = [*COMMAND, *REGISTER, "--ttl", "none", "--with-parent", *registry, *SLEEP]
+    script = await shell.start('"$@"; echo over', "sh", *line, command=["sh", "-c"])
+    await registered(script)
+    assert len(await discovery.list(endpoints("shop"))) == 1
+    script.kill()
+
+    async def gone() -> bool:
+        return await discovery.list(endpoints("shop")) == []
+
+    await eventually(gone, PATIENCE)
+    await ended(script)  # its output is closed: nothing of it runs any more
+
+
+async def test_a_program_does_not_run_where_it_cannot_be_registered(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    await discovery.register(spec("pay"))
+    outcome = await shell.run(*REGISTER, "--id", "1f", *registry, *SLEEP)
+    fails(outcome, 1, "shop/cart/pay/1f", "already registered")
+
+
+@pytest.mark.parametrize("command", [[], SLEEP])
+async def test_draining_when_stopped(
+    shell: Shell, registry: list[str], discovery: Discovery, command: list[str]
+) -> None:
+    """Marked, still there, and gone at once when a second signal comes."""
+    process = await shell.start(*REGISTER, "--drain", "600", *registry, *command)
+    await line_of(process.stderr if command else process.stdout)
+    async with discovery.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+        assert isinstance(await anext(events), natsdisc.Added)
+        process.terminate()
+        marked = await anext(events)
+        assert isinstance(marked, natsdisc.Added)
+        assert isinstance(marked.instance, natsdisc.EndpointInstance)
+        assert marked.instance.metadata["draining"] is True
+        assert process.returncode is None
+        process.terminate()
+        removed = await anext(events)
+        assert removed == natsdisc.Removed(marked.instance.id, natsdisc.RemovalReason.UNREGISTERED)
+    assert (await ended(process)).code == (143 if command else 0)
+
+
+async def test_draining_ends_by_itself(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    process = await shell.start(*REGISTER, "--drain", "0.1", *registry)
+    await line_of(process.stdout)
+    process.terminate()
+    assert await ended(process) == Outcome(0, "", "")
+    assert await discovery.list(endpoints("shop")) == []
+
+
+# unregister, drain, tree
+
+
+async def test_unregister_by_path(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    await discovery.register(spec(), lease_ttl=None)
+    slashes = await discovery.register(EndpointSpec("a/b", "c/d", "e", transport=Transport.tcp("h:1")))
+    keep = await discovery.register(spec("keep"))
+    fails(await shell.run("unregister", "shop/cart/none/1f", *registry), 1, "shop/cart/none/1f")
+    outcome = await shell.run("unregister", "shop/cart/checkout/1f", str(slashes.id), *registry)
+    assert outcome == Outcome(0, "unregistered  shop/cart/checkout/1f\nunregistered  a/b/c/d/e/1f\n", "")
+    assert keep in await discovery.list(endpoints())
+
+
+async def test_unregister_takes_all_or_nothing(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    mine = await discovery.register(spec(), lease_ttl=None)
+    fails(await shell.run("unregister", str(mine.id), "shop/cart/none/1", *registry), 1, "none")
+    assert await discovery.list(endpoints()) == [mine]
+
+
+async def test_a_path_that_means_two_things(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    for namespace, component in (("a/b", "c"), ("a", "b/c")):
+        await discovery.register(EndpointSpec(namespace, component, "e", transport=Transport.tcp("h:1")))
+    fails(await shell.run("unregister", "a/b/c/e/1f", *registry), 1, "'a' 'b/c' 'e'", "--id HEX")
+    assert len(await discovery.list(endpoints())) == 2
+    assert (await shell.run("drain", "a", "b/c", "e", "--id", "1f", *registry)).code == 0
+    [marked] = await discovery.list(endpoints("a"))
+    assert marked.metadata == {"draining": True}
+    assert (await shell.run("unregister", "a/b", "c", "e", "--id", "1f", *registry)).code == 0
+
+
+async def test_unregister_a_model(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    card = ModelSpec("dyn", "backend", "generate", card={}, model_suffix="lora/1")
+    await discovery.register(card, lease_ttl=None)
+    path = "dyn/backend/generate/1f/lora/1"
+    fails(await shell.run("unregister", path, *registry), 1, "no endpoint")
+    exact = ["unregister", "dyn", "backend", "generate", "--models", "--id", "1f"]
+    fails(await shell.run(*exact, *registry), 1, "no model")
+    assert (await shell.run(*exact, "--suffix", "lora/1", *registry)).code == 0
+    await discovery.register(card, lease_ttl=None)
+    assert (await shell.run("unregister", "--models", path, *registry)).code == 0
+    assert await discovery.list(natsdisc.models()) == []
+
+
+async def test_drain_marks_what_another_process_holds(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    mine = await discovery.register(spec(weight=3))
+    async with discovery.list_and_watch(endpoints()) as events, asyncio.timeout(PATIENCE):
+        assert await anext(events) == natsdisc.Added(mine)
+        outcome = await shell.run("drain", str(mine.id), *registry)
+        assert outcome == Outcome(0, "draining  shop/cart/checkout/1f\n", "")
+        marked = await anext(events)
+    assert isinstance(marked, natsdisc.Added)
+    assert isinstance(marked.instance, natsdisc.EndpointInstance)
+    assert marked.instance.metadata == {"weight": 3, "draining": True}
+
+
+async def test_tree(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    await discovery.register(spec())
+    await discovery.register(spec("pay", draining=True))
+    await discovery.register(EndpointSpec("other", "c", "e", transport=Transport.tcp("h:1")))
+    card = {"display_name": "Qwen"}
+    await discovery.register(ModelSpec("shop", "cart", "checkout", card=card, model_suffix="lora"))
+    assert (await shell.run("tree", *registry)).out.splitlines() == [
+        "other",
+        "  c",
+        "    e",
+        "      1f  tcp h:1",
+        "shop",
+        "  cart",
+        "    checkout",
+        "      1f  nats_tcp shop.cart",
+        "      1f/lora  model Qwen",
+        "    pay",
+        "      1f  nats_tcp shop.cart  draining",
+    ]
+    assert json.loads((await shell.run("tree", "shop", "--json", *registry)).out) == {
+        "shop": {
+            "cart": {
+                "checkout": ["shop/cart/checkout/1f", "shop/cart/checkout/1f/lora"],
+                "pay": ["shop/cart/pay/1f"],
+            }
+        }
+    }
+    empty = await shell.run("tree", "nowhere", *registry)
+    assert (empty.code, empty.out) == (0, "")
+
+
+# status, prune, top
+
+
+async def test_status_json(shell: Shell, registry: list[str], discovery: Discovery, prefix: str) -> None:
+    await discovery.register(spec())
+    await discovery.register(spec("pay"), lease_ttl=None)
+    gone = await discovery.register(spec("gone"))
+    await discovery.unregister(gone)
+    shown = json.loads((await shell.run("status", "--json", *registry)).out)
+    assert shown["server"].keys() == {"name", "version", "url", "cluster", "jetstream"}
+    assert shown["server"]["jetstream"] is True
+    assert shown["buckets"]["v1_mdc"] is None
+    bucket = shown["buckets"]["v1_instances"]
+    expected = {"entries": 2, "leases": 1, "without_lease": 1, "tombstones": 1, "degraded": []}
+    assert {name: bucket[name] for name in expected} == expected
+    assert bucket["bucket"] == f"{prefix}_v1_instances"
+    assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "file", None)
+
+
+async def test_status_for_people(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    await discovery.register(spec("pay"), lease_ttl=None)
+    outcome = await shell.run("status", *registry)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "1, of which 1 have no lease" in outcome.out
+    assert "v1_mdc  is not there yet" in outcome.out
+    assert "\x1b" not in outcome.out
+
+
+async def test_prune_shows_first_and_removes_then(
+    shell: Shell, registry: list[str], discovery: Discovery, nats_url: str, prefix: str
+) -> None:
+    leased = await discovery.register(spec())
+    bare = await discovery.register(spec("pay"), lease_ttl=None)
+    other = await discovery.register(spec("pay", namespace="other"), lease_ttl=None)
+    client = await nats.connect(nats_url)
+    await client.jetstream().publish(f"$KV.{prefix}_v1_instances.rubbish", b"x")
+    await client.close()
+
+    dry = await shell.run("prune", "shop/*", *registry)
+    assert dry.code == 0
+    assert [line.split()[:5] for line in dry.out.splitlines()] == [
+        ["would", "be", "removed", "endpoint", "shop/cart/pay/1f"]
+    ]
+    assert "--yes" in dry.err
+    assert await discovery.list(endpoints()) == [other, leased, bare]
+
+    young = await shell.run("prune", "--older-than", "1h", "--yes", "--json", *registry)
+    assert json.loads(young.out) == []
+
+    wet = await shell.run("prune", "shop/*", "--yes", "--json", *registry)
+    [removed] = json.loads(wet.out)
+    assert (removed["path"], removed["kind"], removed["removed"]) == ("shop/cart/pay/1f", "endpoint", True)
+    assert await discovery.list(endpoints()) == [other, leased]
+
+    everything = json.loads((await shell.run("prune", "*", "--yes", "--json", *registry)).out)
+    assert [one["path"] for one in everything] == ["other/cart/pay/1f", "rubbish"]
+    assert await discovery.list(endpoints()) == [leased]
+
+
+async def test_top_prints_one_picture(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    await discovery.register(spec())
+    await discovery.register(spec("pay", draining=True))
+    await discovery.register(spec(namespace="other"))
+    for arguments in (["top", "--once"], ["top"]):
+        lines = (await shell.run(*arguments, *registry)).out.splitlines()
+        assert [line.split() for line in lines] == [
+            ["endpoints", "3", "instances"],
+            ["NAMESPACE", "COMPONENT", "INSTANCES", "DRAINING"],
+            ["shop", "cart", "2", "1"],
+            ["other", "cart", "1", "0"],
+        ]
+    shown = json.loads((await shell.run("top", "shop", "--json", *registry)).out)
+    cart = {"namespace": "shop", "component": "cart", "instances": 2, "draining": 1}
+    assert shown == {"query": "endpoints/shop", "instances": 2, "components": [cart]}
+
+
+class Screen:
+    """The other side of a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.raw = ""
+        self._descriptor = descriptor
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def shows(self, text: str) -> bool:
+        """Whether it was ever written, control codes apart."""
+        return text in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            if data := os.read(self._descriptor, 65536):
+                self.raw += data.decode(errors="replace")
+                return
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+
+
+@contextlib.asynccontextmanager
+async def on_terminal(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Screen, Process]]:
+    ours, theirs = pty.openpty()
+    shell.environment |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    process = await shell.start(
+        *arguments,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        command=[sys.executable, "-c", OWN_TERMINAL, *COMMAND],
+        start_new_session=True,
+    )
+    os.close(theirs)
+    screen = Screen(ours)
+    try:
+        yield screen, process
+    finally:
+        screen.close()
+
+
+async def test_top_shows_changes_and_a_lost_connection(shell: Shell) -> None:
+    async with (
+        NatsServer() as server,
+        natsdisc.connect(server.url, instance_id=1) as discovery,
+        on_terminal(shell, "top", "-s", server.url) as (screen, process),
+    ):
+        await eventually(lambda: screen.shows("0 instances"), PATIENCE)
+        mine = await discovery.register(spec())
+        await eventually(lambda: screen.shows("shop/cart/checkout/1"), PATIENCE)
+        await discovery.unregister(mine)
+        await eventually(lambda: screen.shows("unregistered"), PATIENCE)
+        await asyncio.to_thread(server.kill)
+        await eventually(lambda: screen.shows("NOT CONNECTED"), PATIENCE)
+        await asyncio.to_thread(server.restart)
+        await discovery.register(spec("back"))
+        await eventually(lambda: screen.shows("shop/cart/back/1"), PATIENCE)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0
+        await eventually(lambda: "\x1b[?1049l" in screen.raw, PATIENCE)
+    assert not screen.shows("Traceback")
+
+
+# doctor
+
+
+def lines_of(outcome: Outcome) -> dict[str, list[str]]:
+    """The texts of the lines of each state, what to do included."""
+    assert outcome.err == ""
+    found: dict[str, list[str]] = {}
+    state = ""
+    for line in outcome.out.splitlines():
+        if line.startswith(" "):
+            found[state][-1] += " " + line.strip()
+        else:
+            state, _, rest = line.partition(" ")
+            found.setdefault(state, []).append(rest.strip())
+    return found
+
+
+def is_broken(outcome: Outcome, *words: str) -> None:
+    """Something is, one line says all of `words`, and each line says what to do."""
+    assert outcome.code == 1, outcome
+    broken = lines_of(outcome)["broken"]
+    assert all("->" in line for line in broken)
+    assert any(all(word in line for word in words) for line in broken), broken
+
+
+async def test_a_healthy_registry(shell: Shell, registry: list[str]) -> None:
+    outcome = await shell.run("doctor", "--create", *registry)
+    assert outcome.code == 0, outcome
+    found = lines_of(outcome)
+    assert found.keys() == {"ok"}
+    checks = [line.split("  ")[0] for line in found["ok"]]
+    assert checks == [
+        "connect",
+        "version",
+        "role reader",
+        "role registrar",
+        "role operator",
+        "jetstream",
+        "bucket v1_instances R1 on file, 0 messages, 0 bytes",
+        "bucket v1_mdc",
+        "clock",
+        "list",
+        "round trip",
+    ]
+    again = json.loads((await shell.run("doctor", "--json", *registry)).out)
+    assert {finding["state"] for finding in again} == {"ok"}
+    assert again[0].keys() == {"check", "state", "text", "todo"}
+    # The round trip leaves nothing but the mark of a removal.
+    assert json.loads((await shell.run("ls", "--json", *registry)).out) == []
+
+
+async def test_without_buckets_nothing_is_made_unasked(shell: Shell, registry: list[str]) -> None:
+    outcome = await shell.run("doctor", *registry)
+    assert outcome.code == 0
+    assert any("--create" in line for line in lines_of(outcome)["note"])
+    shown = json.loads((await shell.run("status", "--json", *registry)).out)
+    assert shown["buckets"] == {"v1_instances": None, "v1_mdc": None}
+
+
+async def test_a_clock_an_hour_off_does_not_matter(shell: Shell, registry: list[str]) -> None:
+    ahead = [sys.executable, "-c", AN_HOUR_AHEAD]
+    outcome = await shell.run("doctor", "--create", *registry, command=ahead)
+    assert outcome.code == 0, outcome
+    [clock] = [line for line in lines_of(outcome)["ok"] if line.startswith("clock")]
+    assert "60 min ahead" in clock
+    assert "does not matter" in clock
+
+
+async def test_no_server(shell: Shell) -> None:
+    is_broken(
+        await shell.run("doctor", "-s", "nats://u:hidden@127.0.0.1:1"), "nothing listens", "127.0.0.1:1"
+    )
+    outcome = await shell.run("doctor", "-s", "nats://u:hidden@127.0.0.1:1")
+    assert "hidden" not in outcome.out
+
+
+async def test_no_host(shell: Shell) -> None:
+    is_broken(
+        await shell.run("doctor", "-s", "nats://no-such-host.invalid:4222"), "no host no-such-host.invalid"
+    )
+
+
+async def test_the_monitoring_port(shell: Shell) -> None:
+    async with NatsServer(config='http: "127.0.0.1:-1"') as server:
+        found = re.search(r"http monitor on 127\.0\.0\.1:(\d+)", server.log)
+        assert found is not None
+        is_broken(await shell.run("doctor", "-s", f"nats://127.0.0.1:{found[1]}"), "not a NATS server")
+
+
+async def test_the_port_of_the_cluster(shell: Shell) -> None:
+    cluster = 'cluster { name: c, listen: "127.0.0.1:-1" }'
+    async with NatsServer(config=cluster, jetstream=False) as server:
+        found = re.search(r"Listening for route connections on 127\.0\.0\.1:(\d+)", server.log)
+        assert found is not None
+        is_broken(await shell.run("doctor", "-s", f"nats://127.0.0.1:{found[1]}"), "for other servers")
+
+
+async def test_no_jetstream(shell: Shell) -> None:
+    async with NatsServer(jetstream=False) as server:
+        is_broken(await shell.run("doctor", "-s", server.url), "JetStream is not enabled", "-js")
+
+
+async def test_a_server_too_old(shell: Shell) -> None:
+    async with NatsServer(server_binary("2.11.11")) as server:
+        async with natsdisc.connect(server.url, lease_ttl=None) as discovery:
+            await discovery.register(spec())
+        outcome = await shell.run("doctor", "-s", server.url)
+        is_broken(outcome, "2.11.11", "too old for leases", "2.12")
+        [trip] = [line for line in lines_of(outcome)["ok"] if line.startswith("round trip")]
+        assert "without a lease" in trip
+
+
+async def test_wrong_credentials(shell: Shell) -> None:
+    async with NatsServer(config="authorization { user: u, password: p }") as server:
+        outcome = await shell.run("doctor", "-s", server.url, "--user", "u", "--password", "wrong")
+        is_broken(outcome, "refused the credentials", "--user")
+
+
+async def test_a_bucket_that_is_not_ours(
+    shell: Shell, registry: list[str], nats_url: str, prefix: str
+) -> None:
+    client = await nats.connect(nats_url)
+    await client.jetstream().add_stream(name=f"KV_{prefix}_v1_instances", subjects=[f"{prefix}.>"])
+    await client.close()
+    is_broken(await shell.run("doctor", *registry), "v1_instances", "is not a KV bucket", "--bucket-prefix")
+
+
+async def test_a_bucket_with_history(shell: Shell, registry: list[str], nats_url: str, prefix: str) -> None:
+    client = await nats.connect(nats_url)
+    await client.jetstream().create_key_value(bucket=f"{prefix}_v1_instances", history=5)
+    await client.close()
+    is_broken(await shell.run("doctor", *registry), "v1_instances", "history to 1")
+
+
+async def test_replicas_that_there_are_no_servers_for(shell: Shell, registry: list[str]) -> None:
+    outcome = await shell.run("doctor", "--create", "--replicas", "3", *registry)
+    is_broken(outcome, "could not be made", "three servers")
+
+
+async def test_replicas_without_quorum(shell: Shell) -> None:
+    async with Cluster() as cluster:
+        url = cluster.urls[0]
+        make = ["doctor", "--create", "--replicas", "3", "--role", "reader", "-s", url]
+        assert (await shell.run(*make)).code == 0
+        degraded = json.loads((await shell.run("status", "--json", "-s", url)).out)
+        assert degraded["buckets"]["v1_instances"]["replicas"] == 3
+        for node in cluster.nodes[1:]:
+            await asyncio.to_thread(node.kill)
+        outcome = await shell.run("doctor", "-s", url)
+        is_broken(outcome, "quorum", "start the")
+        for node in cluster.nodes[1:]:
+            await asyncio.to_thread(node.restart)
+
+
+REGISTRAR = permissions(Role.REGISTRAR, namespace="shop")
+USERS = [
+    *((f"p{number}", "publish", subject) for number, subject in enumerate(REGISTRAR.publish)),
+    *((f"s{number}", "subscribe", subject) for number, subject in enumerate(REGISTRAR.subscribe)),
+]
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[NatsServer]:
+    """A user for each permission that a registrar may lack, and some that lack nothing."""
+    users = ["{ user: admin, password: pw }"]
+    roles = {
+        "reader": permissions(Role.READER, namespace="shop"),
+        "registrar": REGISTRAR,
+        "operator": permissions(Role.OPERATOR),
+    }
+    users += [f"{{ user: {name}, password: pw, {allowed.as_conf()} }}" for name, allowed in roles.items()]
+    for name, _, lacking in USERS:
+        rest = natsdisc.acl.Permissions(
+            tuple(subject for subject in REGISTRAR.publish if subject != lacking),
+            tuple(subject for subject in REGISTRAR.subscribe if subject != lacking),
+        )
+        users.append(f"{{ user: {name}, password: pw, {rest.as_conf()} }}")
+    config = "accounts { A { jetstream: enabled, users: [\n" + "\n".join(users) + "\n] } }"
+    with NatsServer(config=config) as server:
+        yield server
+
+
+async def diagnosed(shell: Shell, server: NatsServer, user: str, *options: str) -> Outcome:
+    login = ["-s", server.url, "--user", user, "--password", "pw"]
+    return await shell.run("doctor", *login, *options)
+
+
+@pytest.fixture
+async def made(shell: Shell, guarded: NatsServer) -> NatsServer:
+    assert (await diagnosed(shell, guarded, "operator", "--create", "--role", "operator")).code == 0
+    return guarded
+
+
+@pytest.mark.parametrize(("user", "verb", "subject"), USERS)
+async def test_each_missing_permission_is_named(
+    shell: Shell, made: NatsServer, user: str, verb: str, subject: str
+) -> None:
+    outcome = await diagnosed(shell, made, user, "--namespace", "shop")
+    is_broken(outcome, f"may not {verb} {subject}", "natsdisc acl --role", "--namespace shop")
+
+
+async def test_who_may_do_what_its_role_says_is_healthy(shell: Shell, made: NatsServer) -> None:
+    for options in (
+        ("registrar", "--namespace", "shop"),
+        ("registrar", "--namespace", "shop", "--component", "cart"),
+        ("reader", "--role", "reader", "--namespace", "shop"),
+        ("operator", "--role", "operator"),
+    ):
+        outcome = await diagnosed(shell, made, *options)
+        assert outcome.code == 0, outcome
+        assert "broken" not in lines_of(outcome)
+    is_broken(await diagnosed(shell, made, "registrar"), "publish $KV.v1_instances.>")
+
+
+async def test_the_tools_work_for_an_operator(shell: Shell, made: NatsServer) -> None:
+    login = ["-s", made.url, "--user", "operator", "--password", "pw"]
+    for arguments in (["status"], ["tree"], ["prune", "*"], ["top", "--once"], ["ls"]):
+        outcome = await shell.run(*arguments, *login)
+        assert outcome.code == 0, outcome
+        assert "warning" not in outcome.err
+
+
+async def test_an_inbox_prefix_is_an_option(shell: Shell) -> None:
+    allowed = permissions(Role.READER, inbox_prefix="_INBOX_r")
+    config = f"authorization {{ users: [ {{ user: u, password: p, {allowed.as_conf()} }} ] }}"
+    async with NatsServer(config=config) as server:
+        login = ["-s", server.url, "--user", "u", "--password", "p"]
+        fails(await shell.run("ls", *login), 3, "inbox")
+        assert (await shell.run("ls", "--json", "--inbox-prefix", "_INBOX_r", *login)).out == "[]\n"
+
+
+# acl
+
+
+async def test_acl_prints_what_a_server_takes(shell: Shell) -> None:
+    place = ["--namespace", "shop", "--component", "cart"]
+    conf = (await shell.run("acl", "--role", "registrar", *place)).out
+    assert '"$KV.v1_instances.shop.cart.>"' in conf
+    async with NatsServer(config=f"authorization {{ users: [ {{ user: u, password: p, {conf} }} ] }}"):
+        pass
+
+
+async def test_acl_for_nsc_and_programs(shell: Shell) -> None:
+    nsc = (await shell.run("acl", "--role", "reader", "--format", "nsc")).out
+    assert nsc.startswith("nsc edit user --name reader")
+    assert "--allow-sub '_INBOX.>'" in nsc
+    printed = json.loads((await shell.run("acl", "--role", "operator", "--format", "json")).out)
+    assert printed == permissions(Role.OPERATOR).as_dict()
+
+
+async def test_the_help_says_what_is_not_protected(shell: Shell) -> None:
+    text = " ".join((await shell.run("acl", "--help")).out.split())
+    for limit in natsdisc.acl.LIMITS:
+        assert limit in text
+
+
+async def test_the_help_says_how_to_complete(shell: Shell) -> None:
+    assert "_NATSDISC_COMPLETE=bash_source" in (await shell.run("--help")).out
+    assert (await shell.run("doctor", "--help")).code == 0

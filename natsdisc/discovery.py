@@ -343,7 +343,7 @@ class Discovery:
         found = await bucket.get(key)
         if found is None or found.value != wire.dumps(instance):
             raise ConflictError(f"{instance.id} is not registered with the value it was expected to have")
-        await bucket.replace(key, value, revision=found.revision)
+        await bucket.replace(key, value, revision=found.revision, leased=found.leased)
 
     def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
         try:

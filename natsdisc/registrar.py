@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
 _WINDOW = 0.025
+# Seconds after a start or a reconnect.
+_SWEEP_AFTER = 0.2, 1.0
 # So many registrations are made again at once after a bucket was lost.
 _AT_ONCE = 50
 
@@ -76,6 +78,7 @@ class Registrar:
         self._owner = secrets.token_hex(8)
         self._held: dict[InstanceId, Registration] = {}
         self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._swept: set[tuple[Bucket, str]] = set()
         self._schedule: list[tuple[float, int, Registration]] = []
         self._order = itertools.count()
         self._timer: Timer | None = None
@@ -110,13 +113,16 @@ class Registrar:
             registration = Registration(bucket, key, value, instance, hold)
             self._held[instance.id] = registration
             self._put(registration, hold)
+            self._sweep_soon([registration])
             return registration, True
 
     async def replace(self, registration: Registration, value: bytes, instance: Instance) -> None:
         """Change a registration's value. Raises ConflictError, and what `Bucket.replace` raises."""
         async with self._lock(instance.id):
             hold = registration._hold
-            revision = await registration._bucket.replace(registration._key, value, revision=hold.revision)
+            revision = await registration._bucket.replace(
+                registration._key, value, revision=hold.revision, leased=hold.ttl is not None
+            )
             registration._value, registration._instance = value, instance
             registration._hold = lease.replaced(registration._hold, revision)
 
@@ -201,6 +207,8 @@ class Registrar:
         now = self._clock.time()
         for registration in self._held.values():
             self._put(registration, lease.renewed_at_once(registration._hold, now))
+        self._swept.clear()
+        self._sweep_soon(self._held.values())
 
     def _act(self) -> None:
         self._timer = None
@@ -223,6 +231,27 @@ class Registrar:
         for at in range(0, len(gone), _AT_ONCE):
             self._spawn(self._register_again(gone[at : at + _AT_ONCE]))
         self._set_timer()
+
+    def _sweep_soon(self, registrations: Iterable[Registration]) -> None:
+        """Once after a start and a reconnect, look for ghosts beside our own instances."""
+        for registration in registrations:
+            component = ".".join(registration._key.split(".")[:2])
+            if registration.lease_ttl is not None and (registration._bucket, component) not in self._swept:
+                self._swept.add((registration._bucket, component))
+                self._spawn(self._sweep(registration._bucket, component))
+
+    async def _sweep(self, bucket: Bucket, component: str) -> None:
+        # After the renewals, and not in step with everybody else.
+        await asyncio.sleep(random.uniform(*_SWEEP_AFTER))  # noqa: S311 (spreads load)
+        try:
+            count = await bucket.sweep(component)
+        except DiscoveryError as error:
+            _log.debug("no sweep of %s: %s", component, error)
+        else:
+            if count:
+                _log.warning(
+                    "%d instances below %s had no lease any more; they are removed", count, component
+                )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

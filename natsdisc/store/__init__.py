@@ -20,12 +20,16 @@ __all__ = ["Bucket", "Doubt", "Entry", "EntryExistsError", "Lease", "Reader", "S
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A live value and the revision that wrote it; `updated` if that was a `Bucket.replace`."""
+    """A live value and the revision that wrote it.
+
+    `updated` if that was a `Bucket.replace`, `leased` if it was written under a lease.
+    """
 
     key: str
     value: bytes
     revision: int
     updated: bool = False
+    leased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +120,20 @@ class Bucket(Protocol):
         left and taken as the owner's. Raises EntryExistsError for another owner's.
         """
 
-    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
-        """Write `value` over `revision`; the new revision. Raises ConflictError, PayloadTooLargeError."""
+    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
+        """Write `value` over `revision`, which has a lease or not; the new revision.
+
+        Raises ConflictError, PayloadTooLargeError.
+        """
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         """Remove `key` and its lease, if `revision` (when given) wrote it. Raises ConflictError."""
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         """Push every lease's end away; for each None, or why not: ConflictError is a failed fence."""
+
+    async def sweep(self, prefix: str) -> int:
+        """Remove what was written under a lease and has none, below the tokens of `prefix`; how many."""
 
     async def get(self, key: str) -> Entry | None:
         """The live entry of `key`."""

@@ -78,10 +78,13 @@ class MemoryBucket:
         self._set_lease(key, ttl, owner)
         return entry
 
-    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
+    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
         await asyncio.sleep(0)
         self._check_fence(key, revision)
         return self._write(key, value, updated=True).revision
+
+    async def sweep(self, prefix: str) -> int:
+        return 0  # nothing comes back here
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         await asyncio.sleep(0)

@@ -385,7 +385,7 @@ async def test_rubbish_over_a_live_key_removes_it_after_the_grace(registry: Regi
         key = f"ns.comp.ep.{mine.instance_id:x}"
         found = await bucket.get(key)
         assert found is not None
-        await bucket.replace(key, b"rubbish", revision=found.revision)
+        await bucket.replace(key, b"rubbish", revision=found.revision, leased=False)
         assert await next_event(events) == Removed(mine.id, RemovalReason.MISSING)
     assert await discovery.list(endpoints()) == []
 

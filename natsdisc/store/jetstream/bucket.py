@@ -33,6 +33,7 @@ from .link import REQUEST_TIMEOUT
 from .messages import (
     EXPECTED_SEQUENCE,
     EXPECTED_SUBJECT,
+    LEASED,
     OPERATION,
     OWNER,
     REASON,
@@ -58,6 +59,10 @@ _T = TypeVar("_T")
 _TRY_TIMEOUT = 2.0
 # A renewal is asked for again sooner: a new leader fires what is overdue at once.
 _RENEW_TIMEOUT = 0.5
+# Between two looks at a value without a lease.
+_SECOND_LOOK = 1.0
+# So many keys are looked at one by one in a sweep; the next one goes on.
+_MOST_SUSPECTS = 1000
 # So many writes of a bucket are on their way at once; more would only time out in the server's queue.
 _AT_ONCE = 256
 # Headers of a value message count as payload; ours need less than this.
@@ -87,12 +92,43 @@ class JetStreamBucket:
     async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
         return await self._retried(lambda timeout: self._restore(key, value, ttl, owner, timeout))
 
-    async def replace(self, key: str, value: bytes, *, revision: int) -> int:
+    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
         self._check_size(key, value)
-        return await self._retried(lambda timeout: self._replace(key, value, revision, timeout))
+        return await self._retried(lambda timeout: self._replace(key, value, revision, leased, timeout))
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         await self._retried(lambda timeout: self._delete(key, revision, timeout))
+
+    async def sweep(self, prefix: str) -> int:
+        suspects = await self._ghosts(await self._without_lease(prefix))
+        if not suspects:
+            return 0
+        # A renewal on its way is not a reason to remove anybody, and the fence spares who is back.
+        await asyncio.sleep(_SECOND_LOOK)
+        ghosts = await self._ghosts([entry.key for entry in suspects])
+        for ghost in ghosts:
+            await self.delete(ghost.key, revision=ghost.revision)
+        return len(ghosts)
+
+    async def _without_lease(self, prefix: str) -> list[str]:
+        """The keys below `prefix` beside which no lease lies."""
+        values, leases = self._stream.subject_prefix, self._stream.lease_prefix
+        keys = {subject[len(values) :] for subject in await self._stream.subjects(f"{values}{prefix}.>")}
+        held = {subject[len(leases) :] for subject in await self._stream.subjects(f"{leases}{prefix}.>")}
+        return sorted(keys - held)[:_MOST_SUSPECTS]
+
+    async def _ghosts(self, keys: Sequence[str]) -> list[Entry]:
+        """Those of `keys` whose value was written under a lease that is gone.
+
+        A lease ends with its value. But a server that was killed reads values back that it had removed,
+        once their tombstones are gone (nats-server#8505; measured up to 2.15.1), and nobody renews those.
+        """
+        ghosts = []
+        for key in keys:
+            _, entry = await self._last(key, _TRY_TIMEOUT)
+            if entry is not None and entry.leased and await self._lease_owner(key, _TRY_TIMEOUT) is None:
+                ghosts.append(entry)
+        return ghosts
 
     async def get(self, key: str) -> Entry | None:
         _, entry = await self._retried(lambda timeout: self._last(key, timeout))
@@ -166,6 +202,8 @@ class JetStreamBucket:
         """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
         lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
         subject, fence = self._stream.subject_prefix + key, {EXPECTED_SEQUENCE: str(expected)}
+        if lease is not None:
+            fence[LEASED] = "1"
         written = await self._api.publish(subject, value, fence)
         if lease is None or ttl is None:
             return await written.sequence(timeout)
@@ -186,10 +224,12 @@ class JetStreamBucket:
             raise
         return revision
 
-    async def _replace(self, key: str, value: bytes, revision: int, timeout: float) -> int:
+    async def _replace(self, key: str, value: bytes, revision: int, leased: bool, timeout: float) -> int:
         await self._stream.ensure(leases=False, timeout=timeout)
         subject = self._stream.subject_prefix + key
         headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
+        if leased:
+            headers[LEASED] = "1"
         written = await self._api.publish(subject, value, headers)
         try:
             return await written.sequence(timeout)
@@ -257,7 +297,7 @@ class JetStreamBucket:
         sequence, headers, value = message
         if removal(headers, self._stream.lease_prefix + key) is not None:
             return sequence, None
-        return sequence, Entry(key, value, sequence, UPDATED in headers)
+        return sequence, Entry(key, value, sequence, UPDATED in headers, LEASED in headers)
 
     async def _lease_owner(self, key: str, timeout: float) -> str | None:
         """Who holds the lease of `key`."""

@@ -10,6 +10,7 @@ __all__ = [
     "EXPECTED_SEQUENCE",
     "EXPECTED_SUBJECT",
     "FORGED",
+    "LEASED",
     "OPERATION",
     "OWNER",
     "REASON",
@@ -40,6 +41,8 @@ SCHEDULER = "Nats-Scheduler"
 REASON = "Natsdisc-Reason"
 # Ours, on a lease: who holds it.
 OWNER = "Natsdisc-Owner"
+# Ours, on a value that was written under a lease.
+LEASED = "Natsdisc-Leased"
 # Ours, on a value that `Bucket.replace` wrote: whoever holds the lease goes on with it.
 UPDATED = "Natsdisc-Updated"
 

@@ -86,6 +86,23 @@ class Stream:
         self._take(info, sent)
         return True
 
+    async def subjects(self, filter: str) -> set[str]:
+        """The subjects below `filter` that have a message; none when there is no stream."""
+        found: set[str] = set()
+        while True:
+            try:
+                info = await self._api.call(
+                    f"STREAM.INFO.{self.name}", {"subjects_filter": filter, "offset": len(found)}
+                )
+            except ApiError as error:
+                if error.err_code == STREAM_NOT_FOUND:
+                    return set()
+                raise
+            page = info["state"].get("subjects") or {}
+            found.update(page)
+            if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
+                return found
+
     async def ensure(self, *, leases: bool, timeout: float) -> None:
         """Have a stream to write to: make it, or take what is there, extended for leases if need be.
 

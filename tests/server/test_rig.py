@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_the_configurations_name_no_variable_that_compose_does_not_set() -> None
     for config in ("single.conf", "cluster.conf"):
         for variable in re.findall(r"\$(NATS_\w+)", (DOCKER / "nats" / config).read_text()):
             assert f"{variable}: " in compose_file
+
+
+def test_the_suite_runs_against_a_server_by_its_url(nats_url: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "tests/contract/test_discovery.py"),
+            *("-k", "register_endpoint or list_by_all", "--nats-url", nats_url),
+        ],
+        cwd=DOCKER.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout

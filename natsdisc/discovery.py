@@ -273,8 +273,13 @@ class Discovery:
         With `drain`, mark our endpoints first, and go on serving for so many seconds.
         Takes about two seconds at most when the server is away: leases then end what is left.
         """
-        if drain > 0 and not self._closed:
-            await self._drain_all(drain)
+        try:
+            if drain > 0 and not self._closed:
+                await self._drain_all(drain)
+        finally:
+            await self._close_once()
+
+    async def _close_once(self) -> None:
         self._closed = True
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())

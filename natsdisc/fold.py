@@ -66,6 +66,13 @@ class Fold:
         """What is believed to be there, in no order."""
         return (live.instance for live in self._live.values())
 
+    def copy(self) -> Fold:
+        """The picture as it is now, for who no longer follows."""
+        copy = Fold(self._decode, grace=self._grace)
+        copy._live = dict(self._live)
+        copy.synced, copy.version = self.synced, self.version
+        return copy
+
     @property
     def history(self) -> Iterable[Change]:
         """The picture as the changes that lead to it from nothing."""

@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 
 # A reported instance is set aside this long (seconds), twice as long each time it fails again, to a limit.
 _FIRST_REST, _LONGEST_REST = 0.5, 30.0
+_MOST_DOUBLINGS = 6
 
 
 class View:
@@ -55,6 +56,8 @@ class View:
     ) -> None:
         self._query = query
         self._feed = feed
+        self._picture = feed.picture
+        self._closed_at: tuple[float, float] | None = None
         self._clock = clock
         self._balance: Balance = balance if balance is not None else RoundRobin()
         self._rendezvous = Rendezvous()
@@ -75,7 +78,7 @@ class View:
     @property
     def instances(self) -> tuple[Instance, ...]:
         """What is there, sorted by id."""
-        picture = self._feed.picture
+        picture = self._picture
         if self._sorted_version != picture.version:
             self._sorted = tuple(sorted(picture.instances, key=sort_key))
             self._sorted_version = picture.version
@@ -84,15 +87,18 @@ class View:
     @property
     def synced(self) -> bool:
         """Whether the first picture is complete."""
-        return self._feed.picture.synced
+        return self._picture.synced
 
     @property
     def age(self) -> float:
         """Seconds since the server last confirmed the picture: nothing in it is older than that."""
-        return self._feed.age
+        if self._closed_at is None:
+            return self._feed.age
+        closed, age = self._closed_at
+        return self._clock.time() - closed + age
 
     def __len__(self) -> int:
-        return len(self._feed.picture)
+        return len(self._picture)
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(self.instances)
@@ -103,7 +109,7 @@ class View:
 
     def get(self, id: InstanceId) -> Instance | None:
         """The instance with this id, if it is there."""
-        return self._feed.picture.find(keys.key_of(id)) if self._query.matches(id) else None
+        return self._picture.find(keys.key_of(id)) if self._query.matches(id) else None
 
     def pick(self, key: str | bytes | None = None) -> Instance:
         """One instance, by this view's balance, or always the same one for a `key`.
@@ -146,8 +152,8 @@ class View:
 
     async def changed(self) -> None:
         """Wait for the next change. Raises ClosedError, and what broke the view for good."""
-        version = self._feed.picture.version
-        while self._feed.picture.version == version:
+        version = self._picture.version
+        while self._picture.version == version:
             await self._state.wait()
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
@@ -163,6 +169,9 @@ class View:
 
     async def aclose(self) -> None:
         """End the view, which then stays as it is."""
+        if self._closed_at is None:
+            self._closed_at = (self._clock.time(), self._feed.age)
+            self._picture = self._picture.copy()  # others may go on with the same feed
         self._finalizer.detach()
         self._state.ended(None)
         await self._feed.leave(self._state)
@@ -184,7 +193,7 @@ class View:
         return f"<View {self._query} {len(self)} instances>"
 
     def _candidates(self) -> tuple[Instance, ...]:
-        version = (self._feed.picture.version, self._state.asides_version())
+        version = (self._picture.version, self._state.asides_version())
         if version != self._choice_version:
             serving = [instance for instance in self.instances if not self._state.is_aside(instance.id)]
             fresh = tuple(instance for instance in serving if not is_draining(instance))
@@ -206,19 +215,22 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
         if instance is None:
             self._values.pop(id, None)
             raise KeyError(id)
+        self._forget_gone()
         known = self._values.get(id)
         if known is None or known[0] is not instance:
             known = self._values[id] = (instance, self._function(instance))
         return known[1]
 
     def __iter__(self) -> Iterator[InstanceId]:
-        ids = [instance.id for instance in self._view.instances]
-        if len(self._values) > len(ids):
-            self._values = {id: self._values[id] for id in ids if id in self._values}
-        return iter(ids)
+        self._forget_gone()
+        return iter([instance.id for instance in self._view.instances])
 
     def __len__(self) -> int:
         return len(self._view)
+
+    def _forget_gone(self) -> None:
+        if len(self._values) > len(self._view):
+            self._values = {id: known for id, known in self._values.items() if id in self._view}
 
 
 class _State:
@@ -243,7 +255,8 @@ class _State:
             return
         event = change.event
         id = event.instance.id if isinstance(event, Added) else event.id
-        if self._aside.pop(id, None) is not None:
+        # Registered anew, or gone; an update says nothing about what failed.
+        if (change.before is None or change.after is None) and self._aside.pop(id, None) is not None:
             self._note_asides()
         for callback in list(self._callbacks.values()):
             try:
@@ -280,9 +293,14 @@ class _State:
         return unsubscribe
 
     def set_aside(self, id: InstanceId) -> None:
-        _, failures = self._aside.get(id, (0.0, 0))
-        rest = min(_FIRST_REST * 2**failures, _LONGEST_REST) * random.uniform(0.5, 1.0)  # noqa: S311
-        self._aside[id] = (self._clock.time() + rest, failures + 1)
+        now = self._clock.time()
+        until, failures = self._aside.get(id, (0.0, 0))
+        if until > now:
+            return  # requests that failed together are one failure
+        if now > until + _LONGEST_REST:
+            failures = 0  # it has served well since
+        rest = min(_FIRST_REST * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_REST)
+        self._aside[id] = (now + rest * random.uniform(0.5, 1.0), failures + 1)  # noqa: S311 (spreads load)
         self._note_asides()
 
     def is_aside(self, id: InstanceId) -> bool:

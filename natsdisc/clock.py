@@ -30,10 +30,18 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The running event loop's own monotonic time."""
+    """The running event loop's own monotonic time; outside of one, that of the last."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def time(self) -> float:
-        return asyncio.get_running_loop().time()
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            if self._loop is None:
+                raise
+        return self._loop.time()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         return asyncio.get_running_loop().call_at(when, callback)

@@ -382,8 +382,9 @@ class Discovery:
 
     def _join(self, query: Query) -> Feed:
         self._check_open()
+        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
         feed = self._feeds.get(query)
-        if feed is None or not feed.is_open:
+        if feed is None or feed.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
             feed = self._feeds[query] = Feed(
                 query,

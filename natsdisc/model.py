@@ -255,7 +255,7 @@ class EndpointInstance:
 
     @property
     def id(self) -> EndpointInstanceId:
-        return EndpointInstanceId(self.namespace, self.component, self.endpoint, self.instance_id)
+        return _trusted_endpoint_id(self.namespace, self.component, self.endpoint, self.instance_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +290,22 @@ _set_kind, _set_address = (getattr(Transport, name).__set__ for name in ("kind",
 _set_namespace, _set_component, _set_endpoint, _set_instance_id, _set_transport, _set_metadata = (
     getattr(EndpointInstance, field.name).__set__ for field in fields(EndpointInstance)
 )
+
+
+_set_id_namespace, _set_id_component, _set_id_endpoint, _set_id_number = (
+    getattr(EndpointInstanceId, field.name).__set__ for field in fields(EndpointInstanceId)
+)
+
+
+def _trusted_endpoint_id(
+    namespace: str, component: str, endpoint: str, instance_id: int
+) -> EndpointInstanceId:
+    id = _new(EndpointInstanceId)
+    _set_id_namespace(id, namespace)
+    _set_id_component(id, component)
+    _set_id_endpoint(id, endpoint)
+    _set_id_number(id, instance_id)
+    return id
 
 
 def trusted_transport(kind: str, address: Any) -> Transport:

@@ -195,9 +195,11 @@ class View:
     def _candidates(self) -> tuple[Instance, ...]:
         version = (self._picture.version, self._state.asides_version())
         if version != self._choice_version:
-            serving = [instance for instance in self.instances if not self._state.is_aside(instance.id)]
+            serving = self.instances
+            if self._state.has_asides:
+                serving = tuple(one for one in serving if not self._state.is_aside(one.id))
             fresh = tuple(instance for instance in serving if not is_draining(instance))
-            self._choice = fresh or tuple(serving) or self.instances
+            self._choice = fresh or serving or self.instances
             self._choice_version = version
         return self._choice
 
@@ -302,6 +304,11 @@ class _State:
         rest = min(_FIRST_REST * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_REST)
         self._aside[id] = (now + rest * random.uniform(0.5, 1.0), failures + 1)  # noqa: S311 (spreads load)
         self._note_asides()
+
+    @property
+    def has_asides(self) -> bool:
+        """Whether anybody is set aside now."""
+        return self._next_back is not None
 
     def is_aside(self, id: InstanceId) -> bool:
         until, _ = self._aside.get(id, (0.0, 0))

@@ -343,6 +343,9 @@ def _todo_using(error: BaseException) -> str:
         return "grant what `natsdisc acl` prints"
     if isinstance(error, UnsupportedServerError):
         return "see the line of the bucket"
+    if isinstance(error, StoreUnavailableError):
+        # A leader that lost its followers goes on saying that it leads for some seconds.
+        return "see the lines above; in a cluster there may be no quorum: start the servers that are missing"
     return "see the lines above, and the server's log"
 
 

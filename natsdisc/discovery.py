@@ -44,7 +44,7 @@ from .model import (
     sort_key,
 )
 from .registrar import Registrar, Registration
-from .stats import Stats
+from .stats import Counters, Stats
 from .store import Bucket, Doubt, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
 from .view import View
@@ -95,7 +95,7 @@ class Discovery:
         self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
-        self._stats = Stats()
+        self._stats = Counters()
         self._registrar = Registrar(store, self._stats, on_lost)
         self._feeds: dict[Query, Feed] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -116,7 +116,7 @@ class Discovery:
 
     def stats(self) -> Stats:
         """A copy of the counters."""
-        return dataclasses.replace(self._stats, resyncs=dict(self._stats.resyncs))
+        return self._stats.snapshot()
 
     @overload
     async def register(
@@ -145,8 +145,9 @@ class Discovery:
         instance = wire.loads(value)
         work = self._start(self._register(key, value, instance, ttl))
         try:
-            registration, _ = await asyncio.shield(work)
+            registration = await asyncio.shield(work)
         except asyncio.CancelledError:
+            self._check_cancelled_by_caller(work)
             await self._take_back(work)
             raise
         return registration.instance
@@ -181,6 +182,8 @@ class Discovery:
         StoreUnavailableError, ClosedError.
         """
         self._check_open()
+        if not isinstance(instance, (EndpointInstance, ModelInstance)):
+            raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
         registration = self._registrar.find(instance.id)
@@ -301,6 +304,8 @@ class Discovery:
             await asyncio.sleep(seconds)
 
     async def _close(self) -> None:
+        if self._tasks:  # what has begun is ended first, so that it is known what is there
+            await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -325,22 +330,28 @@ class Discovery:
         state = "closed" if self._closed else f"{len(self.registrations)} registrations"
         return f"<Discovery {self._instance_id:x} {state}>"
 
-    async def _register(
-        self, key: str, value: bytes, instance: Instance, ttl: float | None
-    ) -> tuple[Registration, bool]:
+    async def _register(self, key: str, value: bytes, instance: Instance, ttl: float | None) -> Registration:
         try:
             return await self._registrar.register(self._bucket(instance.id), key, value, instance, ttl)
         except EntryExistsError as error:
             raise self._already_registered(instance, error) from error
 
-    async def _take_back(self, work: asyncio.Task[tuple[Registration, bool]]) -> None:
+    async def _take_back(self, work: asyncio.Task[Registration]) -> None:
         """After a cancelled `register`: what it wrote is known when it ends, and only then can go."""
-        try:
-            registration, made = await work
-        except (DiscoveryError, asyncio.CancelledError):
+        await asyncio.wait((work,))
+        if work.cancelled() or work.exception() is not None:
             return
-        if made:
-            await self._registrar.unregister(registration.id)
+        try:
+            await self._registrar.release(work.result())
+        except DiscoveryError as error:
+            _log.warning("%s could not be taken back: %s", work.result().id, error)
+
+    @staticmethod
+    def _check_cancelled_by_caller(work: asyncio.Task[Any]) -> None:
+        """Raise ClosedError when it was `close` that cancelled `work`, and not the caller."""
+        task = asyncio.current_task()
+        if work.cancelled() and task is not None and not task.cancelling():
+            raise ClosedError("this Discovery was closed before that was done")
 
     async def _replace(self, instance: Instance, value: bytes) -> None:
         key = keys.key_of(instance.id)
@@ -362,7 +373,7 @@ class Discovery:
         )
 
     def _bucket(self, id: InstanceId) -> Bucket:
-        return self._store.bucket(entry.BUCKETS[_kind(id)])
+        return self._store.bucket(entry.bucket_of(id))
 
     def _decoder(self, kind: Kind) -> Callable[[str, bytes], Instance]:
         def decode(key: str, value: bytes) -> Instance:
@@ -413,6 +424,7 @@ class Discovery:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            self._check_cancelled_by_caller(task)
             await asyncio.wait((task,))
             raise
 
@@ -520,7 +532,7 @@ def _check_options(instance_id: int | None, lease_ttl: float | None, expiry_grac
     if instance_id is not None:
         check_instance_id(instance_id)
     _checked_ttl(lease_ttl)
-    if not expiry_grace >= 0:
+    if not isinstance(expiry_grace, (int, float)) or not expiry_grace >= 0:
         raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
 
 

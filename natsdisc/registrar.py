@@ -10,7 +10,7 @@ import math
 import random
 import secrets
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from . import lease, wire
@@ -18,7 +18,7 @@ from .clock import Clock, Timer
 from .errors import ConflictError, DiscoveryError
 from .lease import Answer, State, Step
 from .model import Instance, InstanceId
-from .stats import Stats
+from .stats import Counters
 from .store import Bucket, Entry, EntryExistsError, Lease, Store
 
 __all__ = ["Registrar", "Registration"]
@@ -42,6 +42,7 @@ class Registration:
         self._value = value
         self._instance = instance
         self._hold = hold
+        self._claims = 1
 
     @property
     def instance(self) -> Instance:
@@ -70,7 +71,9 @@ class Registration:
 class Registrar:
     """The registrations of one Discovery, renewed by one timer."""
 
-    def __init__(self, store: Store, stats: Stats, on_lost: Callable[[Registration], object] | None) -> None:
+    def __init__(
+        self, store: Store, stats: Counters, on_lost: Callable[[Registration], object] | None
+    ) -> None:
         self._store = store
         self._stats = stats
         self._on_lost = on_lost
@@ -97,24 +100,27 @@ class Registrar:
 
     async def register(
         self, bucket: Bucket, key: str, value: bytes, instance: Instance, ttl: float | None
-    ) -> tuple[Registration, bool]:
-        """Make a registration, or see to it that the same one is still there; whether it was made.
+    ) -> Registration:
+        """Make a registration, or see to it that the same one is still there.
 
         Raises what `Bucket.create` raises.
         """
         async with self._lock(instance.id):
             held = self._held.get(instance.id)
+            if held is not None and held._value == value and held.state is not State.LOST:
+                ttl = held.lease_ttl
             sent = self._clock.time()
             revision = await bucket.create(key, value, ttl=ttl, owner=self._owner)
             hold = lease.started(ttl, revision, sent, _chance())
             if held is not None and held._value == value:
                 self._put(held, hold)
-                return held, False
+                held._claims += 1
+                return held
             registration = Registration(bucket, key, value, instance, hold)
             self._held[instance.id] = registration
             self._put(registration, hold)
             self._sweep_soon([registration])
-            return registration, True
+            return registration
 
     async def replace(self, registration: Registration, value: bytes, instance: Instance) -> None:
         """Change a registration's value. Raises ConflictError, and what `Bucket.replace` raises."""
@@ -126,24 +132,33 @@ class Registrar:
             registration._value, registration._instance = value, instance
             registration._hold = lease.replaced(registration._hold, revision)
 
+    async def release(self, registration: Registration) -> None:
+        """Take back one `register`; the registration goes with the last."""
+        async with self._lock(registration.id):
+            registration._claims -= 1
+            if registration._claims == 0 and self._held.get(registration.id) is registration:
+                del self._held[registration.id]
+                await self._delete(registration)
+
     async def unregister(self, id: InstanceId) -> None:
         """End a registration of ours; another owner's value under its id stays."""
         registration = self._held.pop(id, None)
-        if registration is None:
+        if registration is not None:
+            async with self._lock(id):
+                await self._delete(registration)
+
+    async def _delete(self, registration: Registration) -> None:
+        if registration.state is State.LOST:
             return
-        async with self._lock(id):
-            hold = registration._hold
-            if hold.state is State.LOST:
-                return
-            bucket, key = registration._bucket, registration._key
-            try:
-                await bucket.delete(key, revision=hold.revision)
-            except ConflictError:
-                entry = await bucket.get(key)
-                if entry is not None and entry.updated:
-                    await bucket.delete(key, revision=entry.revision)
-                else:
-                    _log.info("%s was taken over before it was unregistered", id)
+        bucket, key = registration._bucket, registration._key
+        try:
+            await bucket.delete(key, revision=registration._hold.revision)
+        except ConflictError:
+            entry = await bucket.get(key)
+            if entry is not None and entry.updated:
+                await bucket.delete(key, revision=entry.revision)
+            else:
+                _log.info("%s was taken over before it was unregistered", registration.id)
 
     def abandon(self) -> None:
         """Forget every registration, and leave it to its lease."""
@@ -166,7 +181,7 @@ class Registrar:
         await _cancelled(leaving)
         if leaving or failed:
             _log.warning(
-                "%d registrations could not be unregistered; their leases end them: %s",
+                "%d registrations could not be unregistered; only a lease ends them now: %s",
                 len(leaving) + len(failed),
                 failed[0] if failed else f"no answer for {timeout:g} s",
             )
@@ -265,7 +280,13 @@ class Registrar:
             for registration in registrations
         ]
         self._stats.heartbeats += len(leases)
-        answers = await bucket.renew(leases)
+        answers: Sequence[Exception | None]
+        try:
+            answers = await bucket.renew(leases)
+        except Exception as bug:
+            # Here or below: it must not end the renewals.
+            _log.exception("could not renew %d leases", len(leases))
+            answers = [bug] * len(leases)
         for registration, renewed, error in zip(registrations, leases, answers, strict=True):
             answer = Answer.RENEWED
             if isinstance(error, ConflictError):
@@ -290,8 +311,11 @@ class Registrar:
                 )
             except EntryExistsError:
                 self._after(registration, Answer.TAKEN, hold.revision, sent)
-            except DiscoveryError as error:
-                _log.warning("%s could not be registered again yet: %s", registration.id, error)
+            except Exception as error:
+                expected = isinstance(error, DiscoveryError)
+                _log.warning(
+                    "%s could not be registered again yet: %s", registration.id, error, exc_info=not expected
+                )
                 self._after(registration, Answer.SILENT, hold.revision, sent)
             else:
                 self._stats.reregistrations += 1
@@ -313,7 +337,10 @@ class Registrar:
         self._put(registration, hold)
         if hold.gone and not before.gone:
             self._stats.fence_failures += 1
-            _log.warning("%s is no longer registered: it expired or was removed", registration.id)
+            _log.warning(
+                "%s expired, or somebody changed or removed it",
+                registration.id,
+            )
         if hold.state is State.LOST and before.state is not State.LOST:
             _log.error("%s is lost: another owner holds this id", registration.id)
             if self._on_lost is not None:

@@ -19,9 +19,11 @@ from .fold import Change
 from .model import (
     Added,
     EndpointInstance,
+    EndpointInstanceId,
     Event,
     Instance,
     InstanceId,
+    ModelCardInstanceId,
     ModelInstance,
     Query,
     sort_key,
@@ -103,9 +105,9 @@ class View:
     def __iter__(self) -> Iterator[Instance]:
         return iter(self.instances)
 
-    def __contains__(self, item: Instance | InstanceId) -> bool:
+    def __contains__(self, item: object) -> bool:
         id = item.id if isinstance(item, (EndpointInstance, ModelInstance)) else item
-        return self.get(id) is not None
+        return isinstance(id, (EndpointInstanceId, ModelCardInstanceId)) and self.get(id) is not None
 
     def get(self, id: InstanceId) -> Instance | None:
         """The instance with this id, if it is there."""
@@ -141,13 +143,13 @@ class View:
         if self.get(id) is not None:
             self._state.set_aside(id)
 
-    async def wait_for(self, count: int, timeout: float | None = None) -> None:
-        """Wait until at least `count` instances are there.
+    async def wait_for(self, n: int, timeout: float | None = None) -> None:
+        """Wait until at least `n` instances are there.
 
         Raises TimeoutError after `timeout` seconds, ClosedError, and what broke the view for good.
         """
         async with asyncio.timeout(timeout):
-            while not self.synced or len(self) < count:
+            while not self.synced or len(self) < n:
                 await self._state.wait()
 
     async def changed(self) -> None:

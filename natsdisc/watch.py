@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -14,7 +13,7 @@ from .clock import Clock, Timer
 from .errors import ClosedError, DiscoveryError
 from .fold import Backlog, Change, Fold
 from .model import Event, Instance, Query, RemovalReason
-from .stats import Stats
+from .stats import Counters
 from .store import Doubt, Reader, Sink
 
 __all__ = ["Feed", "Follower", "Watch"]
@@ -46,7 +45,7 @@ class Feed:
         *,
         clock: Clock,
         grace: float,
-        stats: Stats,
+        stats: Counters,
     ) -> None:
         self._query = query
         self._fold = Fold(decode, grace=grace)
@@ -57,6 +56,7 @@ class Feed:
         self._timer: Timer | None = None
         self._followers: list[Follower] = []
         self._stale_since: float | None = None
+        self._last_confirmed = clock.time()
         self.error: DiscoveryError | None = None
 
     @property
@@ -66,8 +66,10 @@ class Feed:
 
     @property
     def age(self) -> float:
-        """Seconds since the server last confirmed the picture; infinite when nobody looks."""
-        return self._reader.age if self._reader is not None else math.inf
+        """Seconds since the server last confirmed the picture."""
+        if self._reader is not None:
+            return self._reader.age
+        return self._clock.time() - self._last_confirmed
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every change from now on."""
@@ -92,6 +94,7 @@ class Feed:
             self._timer = None
         if self._reader is not None:
             reader, self._reader = self._reader, None
+            self._last_confirmed = self._clock.time() - reader.age
             await reader.aclose()
 
     @property
@@ -132,13 +135,16 @@ class Feed:
                 follower.synced()
 
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._stats.resyncs[doubt] = self._stats.resyncs.get(doubt, 0) + 1
+        self._stats.resyncs[doubt] += 1
         if self._stale_since is None:
             self._stale_since = self._clock.time()
             _log.warning("%s is stale: %s", self._query, error)
 
     def fail(self, error: DiscoveryError) -> None:
         self.error = error
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for follower in list(self._followers):
             follower.ended(error)
 
@@ -170,7 +176,7 @@ class Watch:
     """
 
     def __init__(
-        self, join: Callable[[], Feed], release: Callable[[Feed, Follower], None], stats: Stats
+        self, join: Callable[[], Feed], release: Callable[[Feed, Follower], None], stats: Counters
     ) -> None:
         self._join = join
         self._release = release
@@ -222,7 +228,7 @@ class Watch:
 class _Inbox:
     """The follower behind a Watch. It outlives a dropped Watch until it is released."""
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Counters) -> None:
         self._stats = stats
         self._backlog = Backlog()
         self._wake = asyncio.Event()

@@ -145,9 +145,9 @@ class MemoryBucket:
             reader.report_delete(key, reason)
 
     def _set_lease(self, key: str, ttl: float | None, owner: str) -> None:
+        self._end_lease(key)
         if ttl is None:
             return
-        self._end_lease(key)
         timer = self._clock.call_at(
             self._clock.time() + ttl, lambda: self._remove(key, RemovalReason.EXPIRED)
         )

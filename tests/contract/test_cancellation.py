@@ -127,6 +127,38 @@ async def test_close(registry: Registry) -> None:
         assert await other.list(endpoints()) == []
 
 
+async def test_a_cancelled_register_leaves_the_same_one_of_another_task(registry: Registry) -> None:
+    discovery = await registry.join()
+    for turns in range(30):
+        first = asyncio.create_task(discovery.register(spec("ep")))
+        second = asyncio.create_task(discovery.register(spec("ep")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        mine = await second
+        assert await discovery.list(endpoints()) == [mine]
+        await discovery.unregister(mine)
+
+
+async def test_close_knows_what_was_begun(registry: Registry) -> None:
+    other = await registry.join()
+    for turns in range(1, 60, 3):
+        discovery = await registry.join(lease_ttl=None)
+        left = await discovery.register(spec("left"))
+        working = [
+            asyncio.create_task(discovery.register(spec("begun"))),
+            asyncio.create_task(discovery.unregister(left)),
+        ]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await discovery.close()
+        for outcome in await asyncio.gather(*working, return_exceptions=True):
+            assert not isinstance(outcome, asyncio.CancelledError)
+        assert await other.list(endpoints()) == []
+
+
 async def test_a_watch_that_is_dropped_ends_by_itself(registry: Registry) -> None:
     discovery = await registry.join()
     await discovery.register(spec("ep"))

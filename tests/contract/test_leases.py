@@ -78,6 +78,26 @@ async def emptied(discovery: natsdisc.Discovery) -> bool:
     return await discovery.list(endpoints()) == []
 
 
+async def test_the_same_again_without_a_lease_keeps_the_one_it_has(registry: Registry) -> None:
+    service = await registry.join(lease_ttl=1)
+    mine = await service.register(spec())
+    assert await service.register(spec(), lease_ttl=None) == mine
+    beats = service.stats().heartbeats
+    await eventually(lambda: service.stats().heartbeats > beats + 6)
+    assert await service.list(endpoints()) == [mine]
+
+
+async def test_the_lease_of_a_dead_one_does_not_end_the_next_one(registry: Registry) -> None:
+    first = await registry.join(instance_id=1, lease_ttl=1)
+    mine = await first.register(spec())
+    await crash(first)
+    second, client = await registry.join(instance_id=1, lease_ttl=None), await registry.join(lease_ttl=1)
+    assert await second.register(spec()) == mine
+    await client.register(spec("other"))
+    await eventually(lambda: client.stats().heartbeats > 6)  # two ttls
+    assert mine in await client.list(endpoints())
+
+
 async def test_update_goes_on_under_the_same_lease(registry: Registry) -> None:
     service, client = await registry.join(lease_ttl=1), await registry.join()
     mine = await service.register(spec(at="one"))

@@ -50,6 +50,28 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
     await client.close()
 
 
+async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str) -> None:
+    prefix = secrets.token_hex(6)
+    async with natsdisc.connect(nats_url, bucket_prefix=prefix) as discovery:
+        mine = await discovery.register(spec("ep"))
+        reader, writer = await asyncio.open_connection(*nats_url.removeprefix("nats://").split(":"))
+        await reader.readline()
+        subject = b"$KV.%s_v1_instances.a\xff.b.c.1" % prefix.encode()
+        writer.write(b"CONNECT {}\r\nPUB " + subject + b" 5\r\nhello\r\nPING\r\n")
+        while await reader.readline() != b"PONG\r\n":
+            pass
+        writer.close()
+        await writer.wait_closed()
+        assert await discovery.list(endpoints()) == [mine]
+        async with discovery.list_and_watch(endpoints()) as events, asyncio.timeout(PATIENCE):
+            assert await anext(events) == Added(mine)
+            await events.synced()
+        assert discovery.stats().rubbish == 2
+    client = await nats.connect(nats_url)
+    await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
+    await client.close()
+
+
 async def test_two_registries_on_one_connection_do_not_mix(nats_url: str) -> None:
     client = await nats.connect(nats_url)
     prefixes = [secrets.token_hex(6), secrets.token_hex(6)]

@@ -65,6 +65,7 @@ class JetStreamStore:
         """The bucket `name`, below the prefix."""
         if name not in self._buckets:
             bucket = JetStreamBucket(JetStreamApi(self._link), name, self._options, self._server_time)
+            self._link.on_reconnect(self._server_time.forget)
             self._link.on_reconnect(bucket.forget)
             self._buckets[name] = bucket
         return self._buckets[name]

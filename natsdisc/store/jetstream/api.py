@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ...errors import ConflictError, DiscoveryError, StoreUnavailableError
+from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
 from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
 STREAM_NOT_FOUND = 10059
 WRONG_LAST_SEQUENCE = 10071
 FENCE_IN_FLIGHT = 10164
+MESSAGE_TOO_LARGE = 10054
 NO_MESSAGE_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
 
@@ -104,6 +105,8 @@ def _parse(answer: Msg, subject: str) -> dict[str, Any]:
     err_code = error.get("err_code", 0)
     if err_code == WRONG_LAST_SEQUENCE:
         raise WrongSequenceError(f"{subject}: {error['description']}")
+    if err_code == MESSAGE_TOO_LARGE:
+        raise PayloadTooLargeError(f"{subject}: {error['description']}: see the bucket's max_value_size")
     if err_code == FENCE_IN_FLIGHT:
         raise FenceInFlightError(f"{subject}: {error['description']}")
     if error["code"] == 503:

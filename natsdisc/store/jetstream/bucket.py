@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -61,7 +62,7 @@ _TRY_TIMEOUT = 2.0
 _RENEW_TIMEOUT = 0.5
 # Between two looks at a value without a lease.
 _SECOND_LOOK = 1.0
-# So many keys are looked at one by one in a sweep; the next one goes on.
+# So many keys are looked at one by one in a sweep, others in the next.
 _MOST_SUSPECTS = 1000
 # So many writes of a bucket are on their way at once; more would only time out in the server's queue.
 _AT_ONCE = 256
@@ -115,7 +116,8 @@ class JetStreamBucket:
         values, leases = self._stream.subject_prefix, self._stream.lease_prefix
         keys = {subject[len(values) :] for subject in await self._stream.subjects(f"{values}{prefix}.>")}
         held = {subject[len(leases) :] for subject in await self._stream.subjects(f"{leases}{prefix}.>")}
-        return sorted(keys - held)[:_MOST_SUSPECTS]
+        suspects = keys - held
+        return random.sample(sorted(suspects), min(len(suspects), _MOST_SUSPECTS))
 
     async def _ghosts(self, keys: Sequence[str]) -> list[Entry]:
         """Those of `keys` whose value was written under a lease that is gone.
@@ -174,6 +176,10 @@ class JetStreamBucket:
                 continue  # a tombstone: write over it
             if entry.value != value:
                 raise EntryExistsError(entry)
+            if ttl is None and entry.leased:
+                # Of somebody who died: its lease would end ours.
+                await self._delete(key, entry.revision, timeout)
+                continue
             # The first answer was lost, or the same process registers again.
             with suppress(WrongSequenceError):
                 if ttl is not None:

@@ -52,18 +52,23 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
     count = _check(servers)
     connection = Connection()
     failures: list[Exception] = []
+    connected = False
     all_failed = asyncio.Event()
-    users_callback = options.pop("error_cb", None)
+    users_callback = options.get("error_cb")
 
     async def error_cb(error: Exception) -> None:
-        failures.append(error)
         connection.on_error(error)
+        if not connected:
+            note(error)
+        if users_callback is not None:
+            await users_callback(error)
+
+    def note(error: Exception) -> None:
+        failures.append(error)
         # A server that refuses credentials hangs up so fast that its words may be lost: ask again.
         resets = sum(isinstance(failure, ConnectionResetError) for failure in failures)
         if len(failures) >= count + min(resets, _RESETS_FORGIVEN * count):
             all_failed.set()
-        if users_callback is not None:
-            await users_callback(error)
 
     # nats-py waits the same time between all tries: a fleet should not come back in step.
     jitter = {"reconnect_time_wait": _RECONNECT_WAIT * random.uniform(0.8, 1.6)}  # noqa: S311
@@ -76,6 +81,7 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
     try:
         await asyncio.wait((connecting, failing), return_when=asyncio.FIRST_COMPLETED)
         if connecting.done() and connecting.exception() is None:
+            connected = True
             return connection
         cause = connecting.exception() if connecting.done() else failures[-1]
         # Refused credentials are told first, and then that the connection is gone.

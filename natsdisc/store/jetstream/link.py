@@ -128,7 +128,10 @@ class Link:
         self._check_open()
         if not self.up:
             raise StoreUnavailableError(f"not connected to NATS; the last error was: {self._nc.last_error}")
-        inbox = await self._open_inbox()
+        try:
+            inbox = await self._open_inbox()
+        except NatsError as error:
+            raise StoreUnavailableError(f"could not listen for answers: {error}") from error
         token = str(next(self._tokens))
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda _: self._waiting.pop(token, None) and None)
@@ -174,7 +177,9 @@ class Link:
         direct = self._nc if isinstance(self._nc, DirectClient) else None
 
         def receive_frame(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-            answer_to = receive(subject.decode(), reply.decode(), headers_that_matter(headers), data)
+            # A subject that is no text is kept as one that no key has.
+            name = subject.decode("utf-8", "backslashreplace")
+            answer_to = receive(name, reply.decode("ascii", "replace"), headers_that_matter(headers), data)
             if answer_to:
                 self._answer_soon(answer_to)
 
@@ -203,8 +208,7 @@ class Link:
         self._closed = True
         if self._looking is not None:
             self._looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._looking
+            await asyncio.wait((self._looking,))
         self._fail_waiting(ClosedError("the Discovery was closed"))
         if self._mailbox is not None:
             with suppress(NatsError):
@@ -231,7 +235,11 @@ class Link:
                 if future is not None and not future.done():
                     future.set_result(message)
 
-            self._mailbox = await self._nc.subscribe(f"{self._inbox}.*", cb=receive)
+            try:
+                self._mailbox = await self._nc.subscribe(f"{self._inbox}.*", cb=receive)
+            except BaseException:
+                self._inbox = None
+                raise
         return self._inbox
 
     def check_refusal(self, subject: str, errors_before: int) -> None:

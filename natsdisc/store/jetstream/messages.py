@@ -50,6 +50,9 @@ UPDATED = "Natsdisc-Updated"
 class Forged:
     """The answer for a message that its key's own lease did not write."""
 
+    def __repr__(self) -> str:
+        return "FORGED"
+
 
 FORGED = Forged()
 

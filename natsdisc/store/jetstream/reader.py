@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from contextlib import suppress
-
-from nats.nuid import NUID
 
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError, UnsupportedServerError
 from .. import Doubt, Sink
@@ -51,8 +50,6 @@ _DOUBTS = {
     Doubt.CHECK: "the server has delivered something else than what arrived",
 }
 
-_names = NUID()
-
 
 class OrderedReader:
     """Reports one filter of one stream to one sink until it is closed."""
@@ -79,8 +76,7 @@ class OrderedReader:
     async def aclose(self) -> None:
         self._forget_listener()
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
         started = _now()
@@ -118,7 +114,7 @@ class OrderedReader:
 
         Raises what cannot be repaired, and StoreUnavailableError for what can.
         """
-        name = _names.next().decode()
+        name = secrets.token_hex(11)
         inbox = self._api.link.new_inbox()
         delivery = self._delivery = Delivery(self._stream, self._sink, self._wake)
         unsubscribe = await self._api.link.subscribe(inbox, delivery.receive)

@@ -11,6 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 __all__ = ["ServerTime"]
 
+# Two quartz clocks drift apart by no more than this (seconds a second).
+_DRIFT = 1e-4
+_OLD = 30.0
+
 
 class ServerTime:
     """An estimate of the server's time, from its last answer; off by at most `error` seconds and drift."""
@@ -27,14 +31,21 @@ class ServerTime:
 
     def observe(self, ts: str, sent: float, received: float) -> None:
         """Take the `ts` of an answer to a request `sent` and `received` at these `time.monotonic()`s."""
-        self._at = datetime.fromisoformat(ts)
-        self._measured = (sent + received) / 2
-        self.error = (received - sent) / 2
+        error = (received - sent) / 2
+        # A slow answer says less than a quick one did, until that one is old.
+        if error <= self.error + _DRIFT * self.age or self.age > _OLD:
+            self._at = datetime.fromisoformat(ts)
+            self._measured = (sent + received) / 2
+            self.error = error
+
+    def forget(self) -> None:
+        """The next answer may come from another server."""
+        self._at, self.error = None, float("inf")
 
     def after(self, seconds: float) -> str:
-        """The server's time in `seconds` from now, as RFC 3339."""
+        """The server's time in `seconds` from now, not earlier, as RFC 3339."""
         assert self._at is not None, "observe first"
         passed = time.monotonic() - self._measured
-        return (
-            (self._at + timedelta(seconds=passed + seconds)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        )
+        # Rather late than early by the error: a lease must not end before its ttl.
+        at = self._at + timedelta(seconds=passed + seconds + self.error)
+        return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

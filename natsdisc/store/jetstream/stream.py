@@ -28,7 +28,7 @@ class StreamOptions:
     tombstone_ttl: float = 300.0
 
     def __post_init__(self) -> None:
-        if not set(self.bucket_prefix) <= _PREFIX_CHARS:
+        if not isinstance(self.bucket_prefix, str) or not set(self.bucket_prefix) <= _PREFIX_CHARS:
             raise InvalidNameError(f"bucket_prefix may hold [-_a-zA-Z0-9] only: {self.bucket_prefix!r}")
         if self.replicas not in range(1, 6):
             raise InvalidValueError(f"replicas must be 1 to 5: {self.replicas!r}")
@@ -62,7 +62,11 @@ class Stream:
     @property
     def leases(self) -> bool:
         """Whether the stream, as it was last seen, can hold leases (ADR-51)."""
-        return self._config is not None and bool(self._config.get("allow_msg_schedules"))
+        return (
+            self._config is not None
+            and bool(self._config.get("allow_msg_schedules"))
+            and f"{self.lease_prefix}>" in (self._config.get("subjects") or ())
+        )
 
     @property
     def ttls(self) -> bool:
@@ -176,7 +180,7 @@ class Stream:
         self.check()
         config = {
             **self._config,
-            "subjects": [*self._config["subjects"], f"{self.lease_prefix}>"],
+            "subjects": sorted({*self._config["subjects"], f"{self.lease_prefix}>"}),
             "discard": "old",
             "allow_rollup_hdrs": True,
             "allow_msg_ttl": True,

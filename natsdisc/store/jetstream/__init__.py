@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from ...clock import Clock, LoopClock
 from .api import JetStreamApi
 from .bucket import JetStreamBucket
-from .connection import open_connection
+from .connection import close_connection, open_connection
 from .link import Link
 from .servertime import ServerTime
 from .stream import StreamOptions
@@ -87,4 +87,4 @@ class JetStreamStore:
         self._link = Link(self._nc)
         self._buckets.clear()
         if self._owns_connection:
-            await self._nc.close()
+            await close_connection(self._nc)

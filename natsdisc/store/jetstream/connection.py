@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 from ...errors import InvalidValueError, PermissionDeniedError, StoreUnavailableError
 from .direct import DirectClient
 
-__all__ = ["Connection", "open_connection"]
+__all__ = ["Connection", "close_connection", "open_connection"]
 
 # Two unanswered pings end a connection: a dead one is noticed within 12 s instead of 6 minutes.
 _OPTIONS: dict[str, Any] = {
@@ -27,6 +27,7 @@ _OPTIONS: dict[str, Any] = {
 }
 _RECONNECT_WAIT = 0.25
 _RESETS_FORGIVEN = 4
+_CLOSE_TIMEOUT = 2.0
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _REFUSALS = (
     "authorization violation",
@@ -94,6 +95,16 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
             await _discard(connection.client)
     assert cause is not None
     raise _translated(cause, servers) from cause
+
+
+async def close_connection(client: Client) -> None:
+    """Close `client`, and see its reconnecting end: nats-py cancels that and does not wait."""
+    with suppress(NatsError, OSError):
+        await client.close()
+    reconnecting: asyncio.Task[None] | None = getattr(client, "_reconnection_task", None)
+    if reconnecting is not None and not reconnecting.done():
+        reconnecting.cancel()
+        await asyncio.wait((reconnecting,), timeout=_CLOSE_TIMEOUT)
 
 
 def _check(servers: str | list[str]) -> int:

@@ -130,7 +130,7 @@ class Link:
             raise StoreUnavailableError(f"not connected to NATS; the last error was: {self._nc.last_error}")
         try:
             inbox = await self._open_inbox()
-        except NatsError as error:
+        except (NatsError, OSError) as error:
             raise StoreUnavailableError(f"could not listen for answers: {error}") from error
         token = str(next(self._tokens))
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
@@ -144,7 +144,7 @@ class Link:
             )
         except BaseException as error:
             future.cancel()
-            if isinstance(error, NatsError):
+            if isinstance(error, (NatsError, OSError)):
                 raise StoreUnavailableError(f"could not send to {subject}: {error}") from error
             raise
         return pending
@@ -152,7 +152,7 @@ class Link:
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         """Send a message that needs no answer; quietly nothing when the connection is down."""
         if self.up:
-            with suppress(NatsError):
+            with suppress(NatsError, OSError):
                 await self._nc.publish(subject, payload)
 
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
@@ -171,7 +171,7 @@ class Link:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
-        except NatsError as error:
+        except (NatsError, OSError) as error:
             raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
 
         direct = self._nc if isinstance(self._nc, DirectClient) else None
@@ -189,7 +189,7 @@ class Link:
         async def unsubscribe() -> None:
             if direct is not None:
                 direct.stop_reading(subscription._id)
-            with suppress(NatsError):
+            with suppress(NatsError, OSError):
                 await subscription.unsubscribe()
 
         return unsubscribe
@@ -211,7 +211,7 @@ class Link:
             await asyncio.wait((self._looking,))
         self._fail_waiting(ClosedError("the Discovery was closed"))
         if self._mailbox is not None:
-            with suppress(NatsError):
+            with suppress(NatsError, OSError):
                 await self._mailbox.unsubscribe()
 
     def _check_open(self) -> None:
@@ -223,7 +223,7 @@ class Link:
     async def _open_inbox(self) -> str:
         self._look()
         if self._mailbox_refused and self._mailbox is not None:
-            with suppress(NatsError):
+            with suppress(NatsError, OSError):
                 await self._mailbox.unsubscribe()
             self._inbox, self._mailbox_refused = None, False
         if self._inbox is None:

@@ -41,6 +41,7 @@ from .model import (
     Spec,
     Transport,
     check_instance_id,
+    kind_of,
     sort_key,
 )
 from .registrar import Registrar, Registration
@@ -363,7 +364,7 @@ class Discovery:
 
     def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
         try:
-            existing: Instance | None = entry.decode(_kind(instance.id), error.entry.key, error.entry.value)
+            existing: Instance | None = entry.decode(kind_of(instance.id), error.entry.key, error.entry.value)
         except InvalidValueError:
             existing = None
         return AlreadyRegisteredError(
@@ -547,7 +548,3 @@ def _checked_ttl(ttl: float | None) -> float | None:
 def _check_query(query: object) -> None:
     if not isinstance(query, Query):
         raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
-
-
-def _kind(id: InstanceId) -> Kind:
-    return Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL

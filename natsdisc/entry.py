@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import keys, wire
 from .errors import InvalidValueError
-from .model import EndpointInstanceId, Instance, InstanceId, Kind
+from .model import Instance, InstanceId, Kind, kind_of
 
 __all__ = ["BUCKETS", "bucket_of", "decode"]
 
@@ -14,7 +14,7 @@ BUCKETS = {Kind.ENDPOINT: "v1_instances", Kind.MODEL: "v1_mdc"}
 
 def bucket_of(id: InstanceId) -> str:
     """The name of the bucket that `id` lives in."""
-    return BUCKETS[Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL]
+    return BUCKETS[kind_of(id)]
 
 
 def decode(kind: Kind, key: str, value: bytes) -> Instance:

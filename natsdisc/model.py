@@ -180,6 +180,11 @@ def _fold_empty_suffix(value: ModelCardInstanceId | ModelSpec | ModelInstance) -
 InstanceId: TypeAlias = EndpointInstanceId | ModelCardInstanceId
 
 
+def kind_of(id: InstanceId) -> Kind:
+    """What `id` is the id of."""
+    return Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """An endpoint to register; the instance id is the Discovery's."""
@@ -379,9 +384,8 @@ class Query:
 
     def matches(self, id: InstanceId) -> bool:
         """Whether `id` is in the set."""
-        kind = Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
         place = (id.namespace, id.component, id.endpoint)
-        return kind is self.kind and place[: len(self.names)] == self.names
+        return kind_of(id) is self.kind and place[: len(self.names)] == self.names
 
     def __str__(self) -> str:
         return "/".join((f"{self.kind}s", *self.names))

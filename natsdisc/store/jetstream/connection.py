@@ -60,16 +60,13 @@ async def open_connection(servers: str | list[str], options: dict[str, Any]) -> 
     async def error_cb(error: Exception) -> None:
         connection.on_error(error)
         if not connected:
-            note(error)
+            failures.append(error)
+            # A server that refuses credentials hangs up so fast that its words may be lost: ask again.
+            resets = sum(isinstance(failure, ConnectionResetError) for failure in failures)
+            if len(failures) >= count + min(resets, _RESETS_FORGIVEN * count):
+                all_failed.set()
         if users_callback is not None:
             await users_callback(error)
-
-    def note(error: Exception) -> None:
-        failures.append(error)
-        # A server that refuses credentials hangs up so fast that its words may be lost: ask again.
-        resets = sum(isinstance(failure, ConnectionResetError) for failure in failures)
-        if len(failures) >= count + min(resets, _RESETS_FORGIVEN * count):
-            all_failed.set()
 
     # nats-py waits the same time between all tries: a fleet should not come back in step.
     jitter = {"reconnect_time_wait": _RECONNECT_WAIT * random.uniform(0.8, 1.6)}  # noqa: S311

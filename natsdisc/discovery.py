@@ -7,6 +7,7 @@ import builtins
 import dataclasses
 import logging
 import math
+import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -103,6 +104,7 @@ class Discovery:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[Kind, str]] = set()
         self._closed = False
+        self._process = os.getpid()
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
@@ -285,7 +287,10 @@ class Discovery:
 
         With `drain`, mark our endpoints first, and go on serving for so many seconds.
         Takes about two seconds at most when the server is away: leases then end what is left.
+        Nothing happens in a forked child: all of that is its parent's.
         """
+        if os.getpid() != self._process:
+            return
         try:
             if drain > 0 and not self._closed:
                 await self._drain_all(drain)
@@ -457,6 +462,10 @@ class Discovery:
             raise
 
     def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise ClosedError(
+                f"this Discovery is process {self._process}'s, which forked this one; make one here"
+            )
         if self._closed:
             raise ClosedError("this Discovery was closed")
 

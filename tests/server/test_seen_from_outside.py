@@ -61,9 +61,8 @@ async def world(caplog: pytest.LogCaptureFixture) -> AsyncIterator[World]:
         await nc.jetstream().publish("$KV.v1_instances.shop.cart.checkout.junk", b"{}")
         await nc.close()
         await eventually(lambda: service.stats().rubbish, PATIENCE)
-        server.suspend()
+        await asyncio.to_thread(server.restart)
         await eventually(lambda: service.stats().resyncs, PATIENCE)
-        server.resume()
         await eventually(lambda: view.age < 2 and "in sync again" in caplog.text, PATIENCE)
         await eventually(lambda: view.synced and len(view) == 2, PATIENCE)
         yield World(server, service, view)
@@ -109,7 +108,7 @@ async def test_prometheus_scrapes_it_from_a_thread_of_its_own(world: World) -> N
     assert 0 <= found["natsdisc_staleness_seconds", "endpoints/shop"] < PATIENCE
     assert found["natsdisc_registrations", "active"] == 2
     assert found["natsdisc_registrations", "lost"] == 0
-    assert found["natsdisc_reregistrations_total",] == 1
+    assert found["natsdisc_reregistrations_total",] == after.reregistrations >= 1
     assert found["natsdisc_fence_failures_total",] == after.fence_failures >= 1
     assert found["natsdisc_rubbish_total",] == after.rubbish >= 1
     assert found["natsdisc_events_total",] == found["natsdisc_conflated_total",] == 0
@@ -139,7 +138,7 @@ async def test_opentelemetry_reads_the_same(world: World) -> None:
     }
     assert found["natsdisc.instances", "endpoints/shop"] == 2
     assert found["natsdisc.registrations", "active"] == 2
-    assert found["natsdisc.reregistrations",] == 1
+    assert found["natsdisc.reregistrations",] == world.service.stats().reregistrations >= 1
     assert found["natsdisc.renewals",] > 0
     assert {metric.name: metric.unit for metric in metrics}["natsdisc.staleness"] == "s"
     assert len(metrics) == 15
@@ -148,7 +147,7 @@ async def test_opentelemetry_reads_the_same(world: World) -> None:
 
 async def test_log_records_say_to_whom_it_happened(world: World, caplog: pytest.LogCaptureFixture) -> None:
     id = str(world.view.instances[0].id)
-    assert fields(caplog, "reregistered") == [{"id": id}]
+    assert {"id": id} in fields(caplog, "reregistered")
     assert {"id": id} in fields(caplog, "gone")
     [rubbish] = fields(caplog, "rubbish")
     assert rubbish.pop("error") == "its key is not one natsdisc writes"
@@ -179,7 +178,7 @@ async def test_a_lost_registration_is_logged_with_its_id(caplog: pytest.LogCaptu
 def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
     """The fields of every record of `event`, each a text or a number, without their prefix."""
     found = []
-    for record in caplog.records:
+    for record in (*caplog.get_records("setup"), *caplog.get_records("call")):
         if not record.name.startswith("natsdisc"):
             continue
         extra = {name: value for name, value in vars(record).items() if name not in STANDARD_FIELDS}

@@ -41,15 +41,23 @@ async def client(server: NatsServer) -> AsyncIterator[natsdisc.Discovery]:
         yield discovery
 
 
+UVICORN = "uvicorn --log-level warning --port"
+UVICORN_WORKERS = f"uvicorn --workers 2 {UVICORN.removeprefix('uvicorn ')}"
+GUNICORN = "gunicorn --log-level warning -k uvicorn_worker.UvicornWorker -w 2 -b"
+
+
 @asynccontextmanager
-async def uvicorn(server: NatsServer, *options: str) -> AsyncIterator[Program]:
+async def fastapi(server: NatsServer, command: str) -> AsyncIterator[Program]:
+    """The FastAPI example at a free port, which `command` still lacks."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    address = {"NATS_URL": server.url, "ADDRESS": f"http://127.0.0.1:{port}"}
-    arguments = ("--port", str(port), "--log-level", "warning", *options, "fastapi_service:app")
-    async with running("uvicorn", *arguments, **address) as program:
-        program.first_line = address["ADDRESS"]
-        yield program
+    module, *options = command.split()
+    place = str(port) if options[-1] == "--port" else f"127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as home:  # gunicorn keeps a socket there
+        environment = {"NATS_URL": server.url, "ADDRESS": f"http://127.0.0.1:{port}", "HOME": home}
+        async with running(module, *options, place, "fastapi_service:app", **environment) as program:
+            program.first_line = environment["ADDRESS"]
+            yield program
 
 
 class Load:
@@ -92,13 +100,13 @@ async def test_fastapi_restarts_without_losing_a_request(
     server: NatsServer, client: natsdisc.Discovery
 ) -> None:
     async with AsyncExitStack() as stack, client.view(FASTAPI) as view:
-        first = await stack.enter_async_context(uvicorn(server))
+        first = await stack.enter_async_context(fastapi(server, UVICORN))
         await view.wait_for(1, timeout=PATIENCE)
         load = Load(view)
         loading = asyncio.create_task(load.run())
         try:
             assert await load.more() == {first.first_line}
-            second = await stack.enter_async_context(uvicorn(server))
+            second = await stack.enter_async_context(fastapi(server, UVICORN))
             await eventually(lambda: second.first_line in load.answered, PATIENCE)
             assert first.process.returncode is None
             first.process.send_signal(signal.SIGTERM)
@@ -112,8 +120,11 @@ async def test_fastapi_restarts_without_losing_a_request(
         assert load.failures == []
 
 
-async def test_every_uvicorn_worker_registers_itself(server: NatsServer, client: natsdisc.Discovery) -> None:
-    async with uvicorn(server, "--workers", "2") as program, client.view(FASTAPI) as view:
+@pytest.mark.parametrize("command", [UVICORN_WORKERS, GUNICORN, f"gunicorn --preload {GUNICORN[9:]}"])
+async def test_every_worker_registers_itself(
+    server: NatsServer, client: natsdisc.Discovery, command: str
+) -> None:
+    async with fastapi(server, command) as program, client.view(FASTAPI) as view:
         await view.wait_for(2, timeout=PATIENCE)
         assert {_address(instance) for instance in view} == {program.first_line}
         gone = _removals(view)

@@ -150,7 +150,7 @@ async def test_log_records_say_to_whom_it_happened(world: World, caplog: pytest.
     assert {"id": id} in fields(caplog, "reregistered")
     assert {"id": id} in fields(caplog, "gone")
     [rubbish] = fields(caplog, "rubbish")
-    assert rubbish.pop("error") == "its key is not one natsdisc writes"
+    assert rubbish.pop("error")
     assert rubbish == {"key": "shop.cart.checkout.junk", "bucket": "v1_instances"}
     [stale] = fields(caplog, "stale")
     assert stale.pop("error")

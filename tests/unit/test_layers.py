@@ -38,7 +38,14 @@ LEVELS = {
     "natsdisc.discovery": 4,
     "natsdisc": 5,
 }
-APART = ("natsdisc.server", "natsdisc.testing", "natsdisc.cli", "natsdisc.prometheus", "natsdisc.otel")
+APART = (
+    "natsdisc.server",
+    "natsdisc.testing",
+    "natsdisc.cli",
+    "natsdisc.prometheus",
+    "natsdisc.otel",
+    "natsdisc.pytest_plugin",
+)
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The pytest plugin of natsdisc: registries for tests, on a real server or in memory.
 
-It does nothing until a fixture is asked for; the fixtures import natsdisc, and this module does not.
+It does nothing until a fixture is asked for, and imports little: what a fixture needs, the fixture imports.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.log: list[tuple[str, Any]] = []
+        self._pings_outstanding = 0
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         self.log.append((f"sid {sid}", (bytes(subject), bytes(reply), headers or b"", data)))
@@ -97,6 +98,15 @@ def test_any_cut_gives_every_frame_once_and_in_order(
 
     asyncio.run(feed())
     assert log == [(who, as_read(what) if who in DIRECT else what) for _, (who, what) in frames]
+
+
+async def test_what_arrives_answers_a_ping() -> None:
+    """The answer itself waits behind a snapshot: a connection that is busy is not a dead one."""
+    connection = Connection()
+    parser = DirectParser(connection, {"7": lambda batch: None})
+    connection._pings_outstanding = 1
+    await parser.parse(message(7, b"a", b"", b"", b"")[:5])
+    assert connection._pings_outstanding == 0
 
 
 def as_read(frame: Frame) -> Message:

@@ -54,6 +54,9 @@ class DirectParser(Parser):  # type: ignore[misc]
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what the socket gave. The order of frames is kept, whoever reads them."""
+        # Whatever arrives is a sign of life: the answer to a ping waits behind up to 32 MiB of a snapshot,
+        # and nats-py would give up a connection that is busy.
+        self.nc._pings_outstanding = 0
         if not self._direct:
             await super().parse(data)
             return

@@ -238,7 +238,7 @@ class OrderedReader:
             return
         try:
             if await self._stream.look(_CREATE_TIMEOUT):
-                self._stream.check()
+                self._stream.check(only_read=True)
         except PermissionDeniedError:
             # This user may not ask; it is not asked again, for the server reports every refusal.
             self._stream.is_hidden = True

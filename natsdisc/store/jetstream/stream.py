@@ -121,12 +121,20 @@ class Stream:
                     await self._extend()
         self.check()
 
-    def check(self) -> None:
-        """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use."""
+    def check(self, *, only_read: bool = False) -> None:
+        """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use.
+
+        A mirror of a bucket has no subjects of its own: it can be read, and only that.
+        """
         config = self._config
         if config is None:
             raise StoreUnavailableError(f"the bucket {self.bucket} went away while it was looked at")
-        if f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
+        if config.get("mirror"):
+            if not only_read:
+                raise UnsupportedServerError(
+                    f"the stream {self.name} is a mirror, which can only be read: register at its origin"
+                )
+        elif f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
             raise UnsupportedServerError(
                 f"the stream {self.name} is not a KV bucket: it does not hold {self.subject_prefix}>; "
                 "rename it, or choose a bucket_prefix"

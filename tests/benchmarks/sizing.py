@@ -28,7 +28,7 @@ from tests.rig import Cluster
 
 STREAM = "KV_v1_instances"
 DELIVERIES = 1000  # a second, which one client process with all the watchers can take
-SETTLING = 3.0  # seconds, so that what a phase begins with is not counted in it
+SETTLING = 3.0  # seconds at most, so that what a phase begins with is not counted in it
 TCP_INFO_BYTES = 120  # where bytes acked and received lie in struct tcp_info (linux/tcp.h)
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -118,7 +118,7 @@ def _wire(client: Discovery) -> tuple[int, int]:
 
 
 async def _window(rig: Rig, seconds: float) -> Reading:
-    await asyncio.sleep(SETTLING)
+    await asyncio.sleep(min(SETTLING, seconds))
     before = await rig.reading()
     await asyncio.sleep(seconds)
     return (await rig.reading()).since(before)
@@ -176,25 +176,28 @@ async def _measure(rig: Rig, urls: list[str], options: argparse.Namespace) -> No
         own = time.process_time()
         renewing = await _window(rig, seconds)
         renewals = renewing.heartbeats
-        own = (time.process_time() - own) * seconds / (seconds + SETTLING)
+        if not renewals:
+            raise SystemExit(f"no renewal within {seconds:g} s: shorten --ttl, or measure for more --seconds")
+        own = (time.process_time() - own) * seconds / (seconds + min(SETTLING, seconds))
         print(
-            f"renewals: {renewals / renewing.time:.1f}/s, 3.24 N / ttl is {3.24 * total / ttl:.1f}/s, client CPU "
-            f"{own / renewals * 1e6:.0f} us each"
+            f"renewals: {renewals / renewing.time:.1f}/s, 3.24 N / ttl is {3.24 * total / ttl:.1f}/s, "
+            f"client CPU {own / renewals * 1e6:.0f} us each"
         )
         _rate("renewal", renewing, renewals, "renewal")
         if not options.watchers:
             return
 
         before = await rig.reading()
-        watches: list[Watch] = []
-        for _ in range(options.watchers):
-            watches.append(await stack.enter_async_context((await connected()).list_and_watch(endpoints())))
+        watches = [
+            await stack.enter_async_context((await connected()).list_and_watch(endpoints()))
+            for _ in range(options.watchers)
+        ]
         for watch in watches:
             await asyncio.wait_for(watch.synced(), 60)
         tasks = [asyncio.create_task(_follow(watch)) for watch in watches]
         watching = (await rig.reading()).since(before)
         print(
-            f"watchers: each snapshot of {total} took {watching.out_bytes / len(watches) / total:.0f} B an entry, "
+            f"snapshot of {total}, each entry: {watching.out_bytes / len(watches) / total:.0f} B, "
             f"on the wire {watching.wire_received / len(watches) / total:.0f} B, server CPU "
             f"{watching.cpu / len(watches) / total * 1e6:.1f} us"
         )

@@ -51,7 +51,10 @@ def test_snippet(snippet: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # asyncio's debug mode also reports what took long: that is the machine's load.
+    slow = re.compile(r"Executing <.*> took \S+ seconds")
+    said = [line for line in done.stderr.splitlines() if not slow.fullmatch(line)]
+    assert said == []
     if "list_and_watch" in snippet:
         first, second, third = done.stdout.splitlines()
         assert re.fullmatch(r"listed shop/cart/checkout/[0-9a-f]+ shop\.cart\.checkout", first)

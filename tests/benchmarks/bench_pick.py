@@ -29,7 +29,7 @@ def instance(number: int, *, load: int = 0) -> EndpointInstance:
 
 async def filled(
     count: int, picker: balance.Balance | None = None
-) -> tuple[natsdisc.Discovery, natsdisc.View]:
+) -> tuple[natsdisc.Discovery, natsdisc.View[EndpointInstance]]:
     """A view of `count` instances that a store reported."""
     discovery = natsdisc.Discovery(natsdisc.MemoryStore())
     view = discovery.view(QUERY, balance=picker)
@@ -40,7 +40,7 @@ async def filled(
     return discovery, view
 
 
-def put(view: natsdisc.View, new: EndpointInstance) -> None:
+def put(view: natsdisc.View[EndpointInstance], new: EndpointInstance) -> None:
     """What the store's reader does with a message, after it has parsed its headers."""
     view._feed.put([(key_of(new.id), wire.dumps(new))])
 

@@ -58,7 +58,7 @@ class Processes(RuleBasedStateMachine):
         self.runner = asyncio.Runner(debug=True)
         self.numbers = itertools.count(1)
         self.living: list[natsdisc.Discovery] = []
-        self.views: list[View] = []
+        self.views: list[View[EndpointInstance]] = []
         self.truth: dict[natsdisc.InstanceId, EndpointInstance] = {}
         # Owners that crashed: the id may be seen until then.
         self.dying: dict[natsdisc.InstanceId, float] = {}
@@ -97,7 +97,7 @@ class Processes(RuleBasedStateMachine):
             self.views.append(self.run(self.opened(query)))
             self.reported.append({})
 
-    async def opened(self, query: natsdisc.Query) -> View:
+    async def opened(self, query: natsdisc.EndpointQuery) -> View[EndpointInstance]:
         return await self.client.view(query).__aenter__()
 
     @rule(process=processes)

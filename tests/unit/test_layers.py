@@ -30,6 +30,8 @@ LEVELS = {
     "natsdisc.store.jetstream": 2,
     "natsdisc.acl": 2,
     "natsdisc.balance": 2,
+    "natsdisc.order": 2,
+    "natsdisc.aside": 2,
     "natsdisc.watch": 3,
     "natsdisc.registrar": 3,
     "natsdisc.view": 3,

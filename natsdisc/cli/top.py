@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from natsdisc import View
-from natsdisc.model import Query
+from natsdisc.model import Instance, Query
 
 from .census import Census
 from .connection import Connection, connection_options
@@ -87,7 +87,7 @@ async def _animate(live: Live) -> None:
 class _Screen:
     """The picture of a moment."""
 
-    def __init__(self, query: Query, census: Census, view: View) -> None:
+    def __init__(self, query: Query, census: Census, view: View[Instance]) -> None:
         self._query = query
         self._census = census
         self._view = view

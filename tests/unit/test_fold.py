@@ -547,3 +547,21 @@ def test_nothing_here_asks_for_the_time(monkeypatch: pytest.MonkeyPatch) -> None
     for name, function in forbidden:
         monkeypatch.setattr(name, function)
     assert told([put(1), EXPIRE, Wait(GRACE)]).changes == [added(A), removed(A, EXPIRED)]
+
+
+@pytest.mark.parametrize("changes", [0, 1, 999, 1000, 1001, 3000])
+def test_what_changed_since_is_known_for_a_thousand_changes(changes: int) -> None:
+    fold = Fold(decode, grace=GRACE)
+    told = [change for number in range(changes) for change in fold.put([_entry(number)], 0.0)]
+    assert fold.version == len(told) == changes
+    assert fold.since(changes) == []
+    for back in (1, 2, 1000):
+        if back <= changes:
+            assert fold.since(changes - back) == told[-back:]
+    assert fold.since(changes - 1001) is None
+    assert fold.since(-1) is None
+
+
+def _entry(number: int) -> tuple[str, bytes]:
+    instance = endpoint(number, "a")
+    return key_of(instance.id), wire.dumps(instance)

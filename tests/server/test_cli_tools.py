@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import pty
 import re
-import secrets
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from asyncio.subprocess import Process
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,110 +22,16 @@ from natsdisc import Discovery, EndpointSpec, ModelSpec, Transport, endpoints
 from natsdisc.acl import Role, permissions
 from natsdisc.server import NatsServer
 from tests.rig import Cluster, eventually, server_binary
+from tests.server.shell import COMMAND, PATIENCE, Outcome, Shell, ended, fails, line_of, on_terminal
 
-PATIENCE = 90.0  # for a command that hangs; no command takes a fifth of it
-COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "natsdisc.cli"]
-# A session leader gets the first terminal it opens as its own, and with it Ctrl-C.
-OWN_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
 # An hour ahead of everybody else.
 AN_HOUR_AHEAD = (
     "import time; now = time.time; time.time = lambda: now() + 3600\nfrom natsdisc.cli import main; main()"
 )
 
 
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
-class Shell:
-    """Runs commands, and ends what is left of them."""
-
-    environment: dict[str, str]
-    processes: list[Process] = field(default_factory=list)
-
-    async def start(self, *arguments: str, **options: Any) -> Process:
-        options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "env": self.environment, **options}
-        command = options.pop("command", COMMAND)
-        process = await asyncio.create_subprocess_exec(*command, *arguments, **options)
-        self.processes.append(process)
-        return process
-
-    async def run(self, *arguments: str, **options: Any) -> Outcome:
-        return await ended(await self.start(*arguments, **options))
-
-
-async def ended(process: Process) -> Outcome:
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
-
-
-async def line_of(stream: asyncio.StreamReader | None) -> str:
-    """Its next line, the end excluded."""
-    assert stream is not None
-    async with asyncio.timeout(PATIENCE):
-        line = await stream.readline()
-    assert line, "the command has ended"
-    return line.decode().rstrip("\n")
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
-    shell = Shell(environment | {"XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "80"})
-    yield shell
-    for process in shell.processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-@pytest.fixture
-async def prefix(nats_url: str) -> AsyncIterator[str]:
-    """A registry of the test's own on the shared server."""
-    prefix = f"tool{secrets.token_hex(6)}"
-    yield prefix
-    client = await nats.connect(nats_url)
-    js = client.jetstream()
-    for stream in await js.streams_info():
-        if prefix in stream.config.name:
-            await js.delete_stream(stream.config.name)
-    await client.close()
-
-
-@pytest.fixture
-def registry(nats_url: str, prefix: str) -> list[str]:
-    """The options that lead to it."""
-    return ["--server", nats_url, "--bucket-prefix", prefix]
-
-
-@pytest.fixture
-async def discovery(nats_url: str, prefix: str) -> AsyncIterator[Discovery]:
-    async with natsdisc.connect(nats_url, bucket_prefix=prefix, instance_id=0x1F) as discovery:
-        yield discovery
-
-
 def spec(endpoint: str = "checkout", namespace: str = "shop", **metadata: Any) -> EndpointSpec:
     return EndpointSpec(namespace, "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
-
-
-def fails(outcome: Outcome, code: int, *words: str) -> None:
-    """One line on stderr, or click's lines about the usage."""
-    assert outcome.code == code, outcome
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    for word in words:
-        assert word in outcome.err, outcome.err
-    if outcome.err.startswith("natsdisc: "):
-        assert outcome.err.count("\n") == 1
-        assert outcome.err.startswith("natsdisc: error: ")
-    else:
-        assert outcome.err.startswith("Usage: natsdisc ")
 
 
 # Bad command lines.
@@ -484,55 +386,11 @@ async def test_top_prints_one_picture(shell: Shell, registry: list[str], discove
     assert shown == {"query": "endpoints/shop", "instances": 2, "components": [cart]}
 
 
-class Screen:
-    """The other side of a pseudo-terminal."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.raw = ""
-        self._descriptor = descriptor
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
-
-    def shows(self, text: str) -> bool:
-        """Whether it was ever written, control codes apart."""
-        return text in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            if data := os.read(self._descriptor, 65536):
-                self.raw += data.decode(errors="replace")
-                return
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-
-
-@contextlib.asynccontextmanager
-async def on_terminal(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Screen, Process]]:
-    ours, theirs = pty.openpty()
-    shell.environment |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    process = await shell.start(
-        *arguments,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        command=[sys.executable, "-c", OWN_TERMINAL, *COMMAND],
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen = Screen(ours)
-    try:
-        yield screen, process
-    finally:
-        screen.close()
-
-
 async def test_top_shows_changes_and_a_lost_connection(shell: Shell) -> None:
     async with (
         NatsServer() as server,
         natsdisc.connect(server.url, instance_id=1) as discovery,
-        on_terminal(shell, "top", "-s", server.url) as (screen, process),
+        on_terminal(shell, "top", "-s", server.url, columns=120) as screen,
     ):
         await eventually(lambda: screen.shows("0 instances"), PATIENCE)
         mine = await discovery.register(spec())
@@ -544,10 +402,10 @@ async def test_top_shows_changes_and_a_lost_connection(shell: Shell) -> None:
         await asyncio.to_thread(server.restart)
         await discovery.register(spec("back"))
         await eventually(lambda: screen.shows("shop/cart/back/1"), PATIENCE)
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(PATIENCE):
-            assert await process.wait() == 0
-        await eventually(lambda: "\x1b[?1049l" in screen.raw, PATIENCE)
+        screen.process.send_signal(signal.SIGINT)
+        await screen.end()
+    assert screen.code == 0
+    assert "\x1b[?1049l" in screen.raw
     assert not screen.shows("Traceback")
 
 

@@ -87,17 +87,14 @@ async def line_with(stream: asyncio.StreamReader | None, text: str) -> str:
 
 
 def fails(outcome: Outcome, code: int, *words: str) -> None:
-    """One line on stderr, or click's lines about the usage."""
+    """One line on stderr."""
     assert outcome.code == code, outcome
     assert "Traceback" not in outcome.err
     assert outcome.out == ""
     for word in words:
         assert word in outcome.err, outcome.err
-    if outcome.err.startswith("natsdisc: "):
-        assert outcome.err.count("\n") == 1
-        assert outcome.err.startswith("natsdisc: error: ")
-    else:
-        assert outcome.err.startswith("Usage: natsdisc ")
+    assert outcome.err.startswith("natsdisc: error: ")
+    assert outcome.err.count("\n") == 1
 
 
 class Terminal:

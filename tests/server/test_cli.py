@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -32,6 +33,7 @@ from tests.server.shell import (
     on_terminal,
 )
 
+COMPLETED = "import sys; sys.argv[0] = 'natsdisc'; from natsdisc.cli import main; main()"
 ACCOUNT = 'authorization { users: [ { user: ann, password: "se cret" } ] }'
 
 
@@ -44,6 +46,44 @@ def guarded() -> Iterator[NatsServer]:
 
 def spec(endpoint: str = "checkout", **metadata: Any) -> EndpointSpec:
     return EndpointSpec("shop", "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
+
+
+async def test_without_a_command_there_is_help(shell: Shell) -> None:
+    outcome = await shell.run()
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("Usage: natsdisc ")
+
+
+async def test_completion(shell: Shell) -> None:
+    shell.environment["_NATSDISC_COMPLETE"] = "bash_complete"
+    for line, at, words in (
+        ("natsdisc re", 1, {"register"}),
+        ("natsdisc doctor --role re", 3, {"reader", "registrar"}),
+        ("natsdisc ls --mo", 2, {"--models"}),
+    ):
+        shell.environment |= {"COMP_WORDS": line, "COMP_CWORD": str(at)}
+        outcome = await shell.run("-c", COMPLETED, command=[sys.executable])
+        assert outcome.code == 0, outcome
+        assert set(outcome.out.replace("plain,", "").split()) == words
+
+
+async def test_what_takes_long_is_told_on_a_terminal(shell: Shell) -> None:
+    """A server that accepts, and says nothing."""
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    try:
+        async with on_terminal(shell, "ls", "shop", "-s", url) as terminal:
+            await terminal.end()
+        assert terminal.code == 3
+        assert "natsdisc: listing endpoints/shop" in terminal.text
+        assert terminal.raw.rpartition("  \r")[2].startswith("natsdisc: error: cannot connect")
+        fails(await shell.run("ls", "shop", "-s", url), 3, "cannot connect")
+    finally:
+        for writer in writers:
+            writer.close()
+        silent.close()
+        await silent.wait_closed()
 
 
 async def test_help_tells_the_exit_codes_and_hides_the_worker(shell: Shell) -> None:
@@ -163,6 +203,31 @@ async def test_watch_tells_a_change_from_an_arrival(
     assert await ended(process) == Outcome(0, "", "")
 
 
+async def test_watch_says_what_is_draining(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    process = await shell.start("watch", *registry)
+    instance = await discovery.register(spec())
+    await line_of(process.stdout)
+    await discovery.drain(instance)
+    assert "changed  shop/cart/checkout/1f  nats_tcp shop.cart  draining" in await line_of(process.stdout)
+    process.terminate()
+    assert (await ended(process)).code == 0
+
+
+async def test_watch_shows_a_lost_connection_and_goes_on(shell: Shell) -> None:
+    async with NatsServer() as server, natsdisc.connect(server.url, instance_id=1) as discovery:
+        await discovery.register(spec(), lease_ttl=None)
+        process = await shell.start("watch", "-s", server.url)
+        assert "shop/cart/checkout/1 " in await line_of(process.stdout)
+        await asyncio.to_thread(server.kill)
+        assert "natsdisc: warning: endpoints is stale" in await line_of(process.stderr)
+        await asyncio.to_thread(server.restart)
+        assert "natsdisc: endpoints is in sync again" in await line_of(process.stderr)
+        await discovery.register(spec("back"), lease_ttl=None)
+        assert "added    shop/cart/back/1" in await line_of(process.stdout)
+        process.terminate()
+        assert await ended(process) == Outcome(0, "", "")
+
+
 async def test_watch_ends_quietly_with_its_reader(
     shell: Shell, registry: list[str], discovery: Discovery
 ) -> None:
@@ -190,7 +255,7 @@ async def test_register_unregisters_at_once_when_it_is_stopped(
     shell: Shell, registry: list[str], discovery: Discovery, number: int
 ) -> None:
     arguments = ["shop", "cart", "pay", "--transport", "nats=shop.pay", "--id", "2A", "--ttl", "none"]
-    arguments += ["--metadata", "weight=3", "-m", 'zone="b"']
+    arguments += ["--metadata", "weight=3", "-m", 'zone="b"', "--drain", "0"]
     process = await shell.start("register", *arguments, *registry)
     assert await line_of(process.stdout) == "shop/cart/pay/2a"
     [instance] = await discovery.list(endpoints("shop"))
@@ -207,6 +272,17 @@ async def test_register_unregisters_at_once_when_it_is_stopped(
     assert await ended(process) == Outcome(0, "", "")
     # It had no lease: nothing but unregistering can have taken it away.
     assert await discovery.list(endpoints("shop")) == []
+
+
+async def test_register_prints_json_for_programs(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start("register", "shop", "cart", "pay", "-t", "tcp=h:1", "--json", *registry)
+    printed = json.loads(await line_of(process.stdout))
+    [instance] = await discovery.list(endpoints())
+    assert printed == json.loads(wire.dumps(instance))
+    process.terminate()
+    assert await ended(process) == Outcome(0, "", "")
 
 
 async def test_register_under_a_taken_id_fails(
@@ -247,11 +323,13 @@ TRANSPORT = ["--transport", "tcp=h:1"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["lss"], ["No such command", "Did you mean 'ls'?", "natsdisc --help"]),
+        (["--colour"], ["No such option", "natsdisc --help"]),
         (["ls", ""], ["namespace must not be empty"]),
         (["watch", "shop", ""], ["component must not be empty"]),
         (["register", "shop", "", "pay", *TRANSPORT], ["component must not be empty"]),
         (["ls", "a", "b", "c", "d"], ["unexpected extra argument"]),
-        (REGISTER, ["--transport"]),
+        (REGISTER, ["--transport", "natsdisc register --help"]),
         ([*REGISTER, "--transport", "shop.pay"], ["KIND=ADDRESS"]),
         ([*REGISTER, "--transport", "=x"], ["KIND=ADDRESS"]),
         ([*REGISTER, *TRANSPORT, "--metadata", "weight"], ["KEY=JSON"]),

@@ -63,7 +63,7 @@ REGISTER = ["register", "shop", "cart", "pay", "-t", "tcp=h:1"]
         (["prune"], ["PATTERN"]),
         (["prune", "--older-than", "soon"], ["15m"]),
         (["prune", "--older-than", "1y"], ["15m"]),
-        (["acl"], ["--role"]),
+        (["acl"], ["--role", "reader, registrar, operator", "natsdisc acl --help"]),
         (["acl", "--role", "reader", "--component", "cart"], ["--namespace"]),
         (["acl", "--role", "operator", "--namespace", "shop"], ["not confined"]),
         (["acl", "--role", "reader", "--create"], ["--create"]),
@@ -104,6 +104,7 @@ async def test_no_server_means_that_no_program_is_run(shell: Shell, tmp_path: Pa
 # register -- COMMAND
 
 SLEEP = ["--", "sleep", "600"]
+SEVERAL_LOOKS = 1.0  # it looks five times a second whether its shell is there
 
 
 async def registered(process: Process) -> str:
@@ -115,6 +116,11 @@ def program_of(process: Process) -> int:
     """The process that it runs."""
     [pid] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return int(pid)
+
+
+def parent_of(pid: int) -> int:
+    """Another one when the parent has ended."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def test_a_program_that_ends_takes_its_endpoint_along(
@@ -170,7 +176,7 @@ async def test_a_killed_command_leaves_its_endpoint_to_the_lease(
 async def test_a_killed_shell_takes_its_endpoint_along(
     shell: Shell, registry: list[str], discovery: Discovery
 ) -> None:
-    line = [*COMMAND, *REGISTER, "--ttl", "none", "--with-parent", *registry, *SLEEP]
+    line = [*COMMAND, *REGISTER, "--ttl", "none", "--drain", "0", *registry, *SLEEP]
     script = await shell.start('"$@"; echo over', "sh", *line, command=["sh", "-c"])
     await registered(script)
     assert len(await discovery.list(endpoints("shop"))) == 1
@@ -181,6 +187,23 @@ async def test_a_killed_shell_takes_its_endpoint_along(
 
     await eventually(gone, PATIENCE)
     await ended(script)  # its output is closed: nothing of it runs any more
+
+
+async def test_under_nohup_the_end_of_the_shell_is_not_the_end(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    line = [*COMMAND, *REGISTER, "--drain", "0", *registry, *SLEEP]
+    script = await shell.start('trap "" HUP; "$@"; echo over', "sh", *line, command=["sh", "-c"])
+    path = await registered(script)
+    registering = program_of(script)
+    script.kill()
+    await eventually(lambda: parent_of(registering) != script.pid, PATIENCE)
+    await asyncio.sleep(SEVERAL_LOOKS)
+    [instance] = await discovery.list(endpoints("shop"))
+    assert str(instance.id) == path
+    os.kill(registering, signal.SIGTERM)
+    await ended(script)
+    assert await discovery.list(endpoints("shop")) == []
 
 
 async def test_a_program_does_not_run_where_it_cannot_be_registered(
@@ -212,11 +235,34 @@ async def test_draining_when_stopped(
     assert (await ended(process)).code == (143 if command else 0)
 
 
-async def test_draining_ends_by_itself(shell: Shell, registry: list[str], discovery: Discovery) -> None:
-    process = await shell.start(*REGISTER, "--drain", "0.1", *registry)
+async def test_it_drains_unless_told_otherwise(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start(*REGISTER, *registry)
     await line_of(process.stdout)
-    process.terminate()
+    async with discovery.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+        assert isinstance(await anext(events), natsdisc.Added)
+        process.terminate()
+        marked = await anext(events)
+        assert isinstance(marked, natsdisc.Added)
+        assert isinstance(marked.instance, natsdisc.EndpointInstance)
+        assert marked.instance.metadata == {"draining": True}
+        assert await anext(events) == natsdisc.Removed(
+            marked.instance.id, natsdisc.RemovalReason.UNREGISTERED
+        )
     assert await ended(process) == Outcome(0, "", "")
+
+
+async def test_it_says_on_a_terminal_that_it_drains(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    async with on_terminal(shell, *REGISTER, "--drain", "600", *registry) as terminal:
+        await eventually(lambda: terminal.shows("shop/cart/pay/"), PATIENCE)
+        terminal.type(b"\x03")
+        await eventually(lambda: terminal.shows("draining for 600 s; Ctrl-C again"), PATIENCE)
+        terminal.type(b"\x03")
+        await terminal.end()
+    assert terminal.code == 0
     assert await discovery.list(endpoints("shop")) == []
 
 
@@ -279,6 +325,17 @@ async def test_drain_marks_what_another_process_holds(
     assert marked.instance.metadata == {"weight": 3, "draining": True}
 
 
+async def test_what_is_taken_out_or_marked_as_json(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    mine = await discovery.register(spec(), lease_ttl=None)
+    [marked] = json.loads((await shell.run("drain", str(mine.id), "--json", *registry)).out)
+    assert marked == {**json.loads(natsdisc.wire.dumps(mine)), "metadata": {"draining": True}}
+    taken = await shell.run("unregister", str(mine.id), "--json", *registry)
+    assert json.loads(taken.out) == [marked]
+    assert await discovery.list(endpoints()) == []
+
+
 async def test_tree(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec())
     await discovery.register(spec("pay", draining=True))
@@ -319,6 +376,7 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     gone = await discovery.register(spec("gone"))
     await discovery.unregister(gone)
     shown = json.loads((await shell.run("status", "--json", *registry)).out)
+    assert shown["natsdisc"] == natsdisc.__version__
     assert shown["server"].keys() == {"name", "version", "url", "cluster", "jetstream"}
     assert shown["server"]["jetstream"] is True
     assert shown["buckets"]["v1_mdc"] is None
@@ -327,13 +385,15 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     assert {name: bucket[name] for name in expected} == expected
     assert bucket["bucket"] == f"{prefix}_v1_instances"
     assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "file", None)
+    assert bucket["written"] >= bucket["messages"] == 4  # two entries, a lease, the mark of a removal
 
 
 async def test_status_for_people(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec("pay"), lease_ttl=None)
     outcome = await shell.run("status", *registry)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "1, of which 1 have no lease" in outcome.out
+    assert "  entries     1, 1 of them without a lease\n" in outcome.out
+    assert f"natsdisc {natsdisc.__version__}\n" in outcome.out
     assert "v1_mdc  is not there yet" in outcome.out
     assert "\x1b" not in outcome.out
 
@@ -553,10 +613,22 @@ async def test_replicas_without_quorum(shell: Shell) -> None:
         url = cluster.urls[0]
         make = ["doctor", "--create", "--replicas", "3", "--role", "reader", "-s", url]
         assert (await shell.run(*make)).code == 0
-        degraded = json.loads((await shell.run("status", "--json", "-s", url)).out)
-        assert degraded["buckets"]["v1_instances"]["replicas"] == 3
+        whole = json.loads((await shell.run("status", "--json", "-s", url)).out)
+        bucket = whole["buckets"]["v1_instances"]
+        assert {bucket["leader"], *bucket["peers"]} == set(cluster.names)
+        leader = await cluster.leader("KV_v1_instances")
+        away = next(node for node in cluster.nodes[1:] if node is not leader)
+        name = cluster.names[cluster.nodes.index(away)]
+        await asyncio.to_thread(away.kill)
+
+        async def degraded() -> bool:
+            shown = (await shell.run("status", "-s", url)).out
+            return f"{name} is away or behind" in shown and f"degraded    replica {name} is away" in shown
+
+        await eventually(degraded, PATIENCE)
         for node in cluster.nodes[1:]:
-            await asyncio.to_thread(node.kill)
+            if node.running:
+                await asyncio.to_thread(node.kill)
         outcome = await shell.run("doctor", "-s", url)
         is_broken(outcome, "quorum", "start the")
         for node in cluster.nodes[1:]:
@@ -655,8 +727,9 @@ async def test_acl_for_nsc_and_programs(shell: Shell) -> None:
     nsc = (await shell.run("acl", "--role", "reader", "--format", "nsc")).out
     assert nsc.startswith("nsc edit user --name reader")
     assert "--allow-sub '_INBOX.>'" in nsc
-    printed = json.loads((await shell.run("acl", "--role", "operator", "--format", "json")).out)
-    assert printed == permissions(Role.OPERATOR).as_dict()
+    for options in (["--format", "json"], ["--json"]):
+        printed = json.loads((await shell.run("acl", "--role", "operator", *options)).out)
+        assert printed == permissions(Role.OPERATOR).as_dict()
 
 
 async def test_the_help_says_what_is_not_protected(shell: Shell) -> None:

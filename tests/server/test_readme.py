@@ -99,6 +99,7 @@ async def test_the_commands_against_a_server() -> None:
         assert path.encode() in await watching.stdout.readline()
         service.terminate()
         assert await service.wait() == 0
+        assert b"draining" in await watching.stdout.readline()
         assert b"unregistered" in await watching.stdout.readline()
         watching.terminate()
         await watching.communicate()

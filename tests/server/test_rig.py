@@ -326,6 +326,7 @@ async def test_the_services_of_the_secure_server(secure: Secure, shell: Shell) -
     assert f"added    {path}" in await line_of(watching.stdout)
     registrar.terminate()
     assert await registrar.wait() == 0
+    assert "draining" in await line_of(watching.stdout)
     assert f"removed  {path}  unregistered" in await line_of(watching.stdout)
     await shell.close()
 

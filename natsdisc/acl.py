@@ -22,8 +22,8 @@ __all__ = ["LIMITS", "Permissions", "Role", "permissions"]
 LIMITS = (
     "A registrar can read every namespace (STREAM.MSG.GET, STREAM.INFO): NATS cannot confine these.",
     "A registrar can make a listing, or a watch that just begins, miss others' entries, by a forged schedule "
-    "or a rollup, and take others' leases away. Watches ignore it, and each owner puts its entry and lease back "
-    "with its next heartbeat, after ttl/3 at most; but whoever does it again and again, or by a schedule "
+    "or a rollup, and take others' leases away. Watches ignore it, and each owner puts its entry and lease "
+    "back with its next heartbeat, after ttl/3 at most; but who does it again and again, or by a schedule "
     "that repeats (@every), keeps listings incomplete for as long. An entry without a lease has no owner to "
     "put it back; an entry whose owner dies before that stays (see `natsdisc prune`).",
     "Every user, a reader too, can have the answer to a request sent to any subject, and so overwrite an "

@@ -134,7 +134,7 @@ class _Into(logging.Handler):
 def _summary(census: Census) -> str:
     totals = census.totals
     return (
-        f"{counted(len(census.live), 'instance')}, {census.churn:.1f} changes a minute, "
+        f"{counted(len(census.live), 'instance')}, {census.churn} came or went in the last minute, "
         f"{totals['expired'] + totals['missing']} expired, {counted(sum(totals.values()), 'event')}"
     )
 

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Iterator
@@ -103,6 +105,7 @@ async def test_no_server_means_that_no_program_is_run(shell: Shell, tmp_path: Pa
 
 # register -- COMMAND
 
+CERTIFICATES = Path(__file__).resolve().parents[2] / "docker" / "certs" / "make.sh"
 SLEEP = ["--", "sleep", "600"]
 SEVERAL_LOOKS = 1.0  # it looks five times a second whether its shell is there
 
@@ -457,6 +460,9 @@ async def test_top_shows_changes_and_a_lost_connection(shell: Shell) -> None:
         await eventually(lambda: screen.shows("shop/cart/checkout/1"), PATIENCE)
         await discovery.unregister(mine)
         await eventually(lambda: screen.shows("unregistered"), PATIENCE)
+        await eventually(
+            lambda: screen.shows("2 came or went in the last minute, 0 expired, 2 events"), PATIENCE
+        )
         await asyncio.to_thread(server.kill)
         await eventually(lambda: screen.shows("NOT CONNECTED"), PATIENCE)
         await asyncio.to_thread(server.restart)
@@ -564,6 +570,19 @@ async def test_the_port_of_the_cluster(shell: Shell) -> None:
         found = re.search(r"Listening for route connections on 127\.0\.0\.1:(\d+)", server.log)
         assert found is not None
         is_broken(await shell.run("doctor", "-s", f"nats://127.0.0.1:{found[1]}"), "for other servers")
+
+
+async def test_tls_that_is_not_spoken(shell: Shell, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: nothing makes certificates")
+    subprocess.run(["sh", str(CERTIFICATES), str(tmp_path)], check=True, capture_output=True)
+    files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key"'
+    async with NatsServer(config=f"tls {{ {files} }}") as server:
+        is_broken(await shell.run("doctor", "-s", server.url), "wants TLS", "--tlsca")
+    both = f'{files}, ca_file: "{tmp_path}/ca.pem", verify: true'
+    async with NatsServer(config=f"tls {{ {both} }}") as server:
+        ours = ["-s", server.url, "--tlsca", str(tmp_path / "ca.pem")]
+        is_broken(await shell.run("doctor", *ours), "wants TLS and a certificate", "--tlscert and --tlskey")
 
 
 async def test_no_jetstream(shell: Shell) -> None:

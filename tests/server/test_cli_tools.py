@@ -21,7 +21,7 @@ import pytest
 import natsdisc
 import natsdisc.acl
 from natsdisc import Discovery, EndpointSpec, ModelSpec, Transport, endpoints
-from natsdisc.acl import Role, permissions
+from natsdisc.acl import Permissions, Role, permissions
 from natsdisc.server import NatsServer
 from tests.rig import Cluster, eventually, server_binary
 from tests.server.shell import COMMAND, PATIENCE, Outcome, Shell, ended, fails, line_of, on_terminal
@@ -655,28 +655,37 @@ async def test_replicas_without_quorum(shell: Shell) -> None:
 
 
 REGISTRAR = permissions(Role.REGISTRAR, namespace="shop")
+OPERATOR = permissions(Role.OPERATOR)
 USERS = [
     *((f"p{number}", "publish", subject) for number, subject in enumerate(REGISTRAR.publish)),
     *((f"s{number}", "subscribe", subject) for number, subject in enumerate(REGISTRAR.subscribe)),
 ]
+OPERATORS = [
+    (f"o{number}", subject)
+    for number, subject in enumerate(OPERATOR.publish)
+    if subject not in permissions(Role.REGISTRAR).publish
+]
+
+
+def without(allowed: Permissions, lacking: str) -> Permissions:
+    return Permissions(
+        tuple(subject for subject in allowed.publish if subject != lacking),
+        tuple(subject for subject in allowed.subscribe if subject != lacking),
+    )
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[NatsServer]:
-    """A user for each permission that a registrar may lack, and some that lack nothing."""
+    """A user for each permission that a registrar or an operator may lack, and some that lack nothing."""
     users = ["{ user: admin, password: pw }"]
     roles = {
         "reader": permissions(Role.READER, namespace="shop"),
         "registrar": REGISTRAR,
-        "operator": permissions(Role.OPERATOR),
+        "operator": OPERATOR,
+        **{name: without(OPERATOR, lacking) for name, lacking in OPERATORS},
+        **{name: without(REGISTRAR, lacking) for name, _, lacking in USERS},
     }
     users += [f"{{ user: {name}, password: pw, {allowed.as_conf()} }}" for name, allowed in roles.items()]
-    for name, _, lacking in USERS:
-        rest = natsdisc.acl.Permissions(
-            tuple(subject for subject in REGISTRAR.publish if subject != lacking),
-            tuple(subject for subject in REGISTRAR.subscribe if subject != lacking),
-        )
-        users.append(f"{{ user: {name}, password: pw, {rest.as_conf()} }}")
     config = "accounts { A { jetstream: enabled, users: [\n" + "\n".join(users) + "\n] } }"
     with NatsServer(config=config) as server:
         yield server
@@ -699,6 +708,14 @@ async def test_each_missing_permission_is_named(
 ) -> None:
     outcome = await diagnosed(shell, made, user, "--namespace", "shop")
     is_broken(outcome, f"may not {verb} {subject}", "natsdisc acl --role", "--namespace shop")
+
+
+@pytest.mark.parametrize(("user", "subject"), OPERATORS)
+async def test_each_permission_that_an_operator_lacks_is_named(
+    shell: Shell, made: NatsServer, user: str, subject: str
+) -> None:
+    outcome = await diagnosed(shell, made, user, "--role", "operator")
+    is_broken(outcome, f"may not publish {subject}", "natsdisc acl --role operator")
 
 
 async def test_who_may_do_what_its_role_says_is_healthy(shell: Shell, made: NatsServer) -> None:

@@ -7,12 +7,15 @@ import builtins
 import dataclasses
 import logging
 import math
+import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
-from . import entry, keys, wire
+from . import entry, keys, log, wire
 from .balance import Balance
 from .errors import (
     AlreadyRegisteredError,
@@ -20,11 +23,11 @@ from .errors import (
     ConflictError,
     DiscoveryError,
     InvalidValueError,
-    StoreUnavailableError,
 )
 from .lease import State
 from .model import (
     MAX_INSTANCE_ID,
+    SORT_KEYS,
     EndpointInstance,
     EndpointInstanceId,
     EndpointQuery,
@@ -37,17 +40,16 @@ from .model import (
     ModelQuery,
     ModelSpec,
     Query,
-    RemovalReason,
     Spec,
     Transport,
     check_instance_id,
     kind_of,
-    sort_key,
 )
 from .registrar import Registrar, Registration
-from .stats import Counters, Stats
-from .store import Bucket, Doubt, EntryExistsError, Store
+from .stats import Counters, Picture, Stats
+from .store import Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
+from .store.snapshot import read
 from .view import View
 from .watch import Feed, Follower, Watch
 
@@ -61,6 +63,8 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 _CLOSE_TIMEOUT = 2.0
 # As long as the stores try to get an answer.
 _LIST_TIMEOUT = 6.0
+# Instances that are worked on before others may use the loop: some milliseconds.
+_TURN = 1_000
 # The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
 _MIN_LEASE_TTL = 1.0
 # Keys that were warned about; hostile data must not fill the log, nor this.
@@ -102,6 +106,7 @@ class Discovery:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[Kind, str]] = set()
         self._closed = False
+        self._process = os.getpid()
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
@@ -116,8 +121,16 @@ class Discovery:
         return self._registrar.registrations
 
     def stats(self) -> Stats:
-        """A copy of the counters."""
-        return self._stats.snapshot()
+        """The counters, and what is seen and held, as they are now; any thread may ask."""
+        states = Counter(registration.state for registration in self.registrations)
+        return self._stats.snapshot(
+            {
+                query: Picture(len(feed.picture), feed.picture.synced, feed.age)
+                for query, feed in tuple(self._feeds.items())
+                if feed.is_open
+            },
+            {str(state): states[state] for state in State},
+        )
 
     @overload
     async def register(
@@ -216,19 +229,20 @@ class Discovery:
         """
         self._check_open()
         _check_query(query)
-        listing = _Listing(self._decoder(query.kind))
-        reader = self._store.bucket(entry.BUCKETS[query.kind]).watch(keys.prefix_of(query), listing)
-        try:
-            async with asyncio.timeout(_LIST_TIMEOUT):
-                await asyncio.shield(listing.done)
-        except TimeoutError:
-            raise StoreUnavailableError(
-                f"could not list {query} within {_LIST_TIMEOUT:g} s: {listing.trouble or 'no answer'}"
-            ) from listing.trouble
-        finally:
-            listing.done.cancel()
-            await reader.aclose()
-        return sorted(listing.instances.values(), key=sort_key)
+        bucket = self._store.bucket(entry.BUCKETS[query.kind])
+        values = await read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT)
+        decode = self._decoder(query.kind)
+        instances: builtins.list[Instance] = []
+        for number, (key, value) in enumerate(values.items(), 1):
+            with suppress(InvalidValueError):
+                instances.append(decode(key, value))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        for by in SORT_KEYS:
+            instances.sort(key=by)
+            if len(instances) > _TURN:
+                await asyncio.sleep(0)
+        return instances
 
     def list_and_watch(self, query: Query) -> Watch:
         """The instances of `query` as Added, and then every change, until it is closed.
@@ -276,7 +290,10 @@ class Discovery:
 
         With `drain`, mark our endpoints first, and go on serving for so many seconds.
         Takes about two seconds at most when the server is away: leases then end what is left.
+        Nothing happens in a forked child: all of that is its parent's.
         """
+        if os.getpid() != self._process:
+            return
         try:
             if drain > 0 and not self._closed:
                 await self._drain_all(drain)
@@ -300,7 +317,12 @@ class Discovery:
         marked = await asyncio.gather(*map(self.drain, mine), return_exceptions=True)
         for instance, outcome in zip(mine, marked, strict=True):
             if isinstance(outcome, BaseException):
-                _log.warning("%s could not be marked as draining: %s", instance.id, outcome)
+                _log.warning(
+                    "%s could not be marked as draining: %s",
+                    instance.id,
+                    outcome,
+                    extra=log.fields("not_drained", id=instance.id, error=outcome),
+                )
         if mine:
             await asyncio.sleep(seconds)
 
@@ -345,7 +367,13 @@ class Discovery:
         try:
             await self._registrar.release(work.result())
         except DiscoveryError as error:
-            _log.warning("%s could not be taken back: %s", work.result().id, error)
+            id = work.result().id
+            _log.warning(
+                "%s could not be taken back: %s",
+                id,
+                error,
+                extra=log.fields("not_unregistered", id=id, error=error),
+            )
 
     @staticmethod
     def _check_cancelled_by_caller(work: asyncio.Task[Any]) -> None:
@@ -390,7 +418,14 @@ class Discovery:
         self._stats.rubbish += 1
         if (kind, key) not in self._warned and len(self._warned) < _WARNINGS_KEPT:
             self._warned.add((kind, key))
-            _log.warning("skipping %s in bucket %s: %s", key, entry.BUCKETS[kind], error)
+            bucket = entry.BUCKETS[kind]
+            _log.warning(
+                "skipping %s in bucket %s: %s",
+                key,
+                bucket,
+                error,
+                extra=log.fields("rubbish", key=key, bucket=bucket, error=error),
+            )
 
     def _join(self, query: Query) -> Feed:
         self._check_open()
@@ -430,44 +465,12 @@ class Discovery:
             raise
 
     def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise ClosedError(
+                f"this Discovery is process {self._process}'s, which forked this one; make one here"
+            )
         if self._closed:
             raise ClosedError("this Discovery was closed")
-
-
-class _Listing:
-    """The sink behind `list`: one snapshot."""
-
-    def __init__(self, decode: Callable[[str, bytes], Instance]) -> None:
-        self._decode = decode
-        self.instances: dict[str, Instance] = {}
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.trouble: DiscoveryError | None = None
-
-    def begin(self) -> None:
-        self.instances.clear()
-
-    def put(self, key: str, value: bytes) -> None:
-        try:
-            self.instances[key] = self._decode(key, value)
-        except InvalidValueError:
-            self.instances.pop(key, None)
-
-    def delete(self, key: str, reason: RemovalReason) -> None:
-        self.instances.pop(key, None)
-
-    def keep(self, key: str) -> None:
-        pass
-
-    def end(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self.trouble = error
-
-    def fail(self, error: DiscoveryError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class Connecting:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from . import keys
+from . import keys, log
 from .balance import Balance, Rendezvous, RoundRobin, is_draining
 from .clock import Clock
 from .errors import ClosedError, DiscoveryError
@@ -253,10 +253,14 @@ class _State:
         self._error: DiscoveryError | None = None
         self._closed = False
 
-    def changed(self, change: Change) -> None:
+    def changed(self, changes: Sequence[Change]) -> None:
         self._wake.set()
         if not self._aside and not self._callbacks:
             return
+        for change in changes:
+            self._note(change)
+
+    def _note(self, change: Change) -> None:
         event = change.event
         id = event.instance.id if isinstance(event, Added) else event.id
         # Registered anew, or gone; an update says nothing about what failed.
@@ -266,7 +270,11 @@ class _State:
             try:
                 callback(event)
             except Exception:
-                _log.exception("a callback of the view of %s failed", self._query)
+                _log.exception(
+                    "a callback of the view of %s failed",
+                    self._query,
+                    extra=log.fields("callback_failed", query=self._query),
+                )
 
     def synced(self) -> None:
         self._wake.set()
@@ -275,7 +283,12 @@ class _State:
         self._closed = True
         if error is not None:
             self._error = error
-            _log.error("the view of %s no longer changes: %s", self._query, error)
+            _log.error(
+                "the view of %s no longer changes: %s",
+                self._query,
+                error,
+                extra=log.fields("view_ended", query=self._query, error=error),
+            )
         self._wake.set()
 
     async def wait(self) -> None:

@@ -20,14 +20,17 @@ LEVELS = {
     "natsdisc.model": 0,
     "natsdisc.lease": 0,
     "natsdisc.stats": 0,
+    "natsdisc.log": 0,
     "natsdisc.keys": 1,
     "natsdisc.wire": 1,
     "natsdisc.entry": 1,
     "natsdisc.fold": 1,
     "natsdisc.store": 1,
+    "natsdisc.store.snapshot": 2,
     "natsdisc.store.memory": 2,
     "natsdisc.store.jetstream": 2,
     "natsdisc.acl": 2,
+    "natsdisc.measure": 2,
     "natsdisc.balance": 2,
     "natsdisc.watch": 3,
     "natsdisc.registrar": 3,
@@ -35,7 +38,7 @@ LEVELS = {
     "natsdisc.discovery": 4,
     "natsdisc": 5,
 }
-APART = ("natsdisc.server", "natsdisc.testing", "natsdisc.cli")
+APART = ("natsdisc.server", "natsdisc.testing", "natsdisc.cli", "natsdisc.prometheus", "natsdisc.otel")
 
 
 def name_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -69,8 +70,8 @@ class Recorder:
     def begin(self) -> None:
         self.reports.append(("begin",))
 
-    def put(self, key: str, value: bytes) -> None:
-        self.reports.append(("put", key, value))
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        self.reports += [("put", key, value) for key, value in entries]
 
     def delete(self, key: str, reason: RemovalReason) -> None:
         self.reports.append(("delete", key, reason))
@@ -100,7 +101,8 @@ class Rig:
         self.wake = asyncio.Event()
         self.sink = Recorder()
         stream = Stream(JetStreamApi(Link(Client())), "v1_instances", StreamOptions(), ServerTime())
-        self.delivery = Delivery(stream, self.sink, self.wake)
+        self.answers: list[str] = []
+        self.delivery = Delivery(stream, self.sink, self.wake, self.answers.append)
 
     @classmethod
     def synced(cls) -> Rig:
@@ -111,7 +113,10 @@ class Rig:
         return rig
 
     def receive(self, message: Message) -> str | None:
-        return self.delivery.receive(message.subject, message.reply, message.headers, message.data)
+        """Where the answer to this message went, if it was given one."""
+        self.answers.clear()
+        self.delivery.receive([as_tuple(message)])
+        return self.answers[0] if self.answers else None
 
     def tell(self, *messages: Message) -> list[Report]:
         """What the sink hears of these messages."""
@@ -251,7 +256,7 @@ class TestOrder:
         rig = Rig.synced()
         error = RuntimeError("a sink never raises")
 
-        def fail(key: str, value: bytes) -> None:
+        def fail(entries: object) -> None:
             raise error
 
         with monkeypatch.context() as patched:
@@ -297,6 +302,55 @@ class TestFlowControl:
             rig.delivery.heard = before = rig.delivery.heard - 1000.0
             rig.tell(sign)
             assert rig.delivery.heard > before + 999.0
+
+
+class TestBatches:
+    """One read of the socket brings many messages at once, cut anywhere."""
+
+    KINDS = st.lists(
+        st.sampled_from(["put", "delete", "forged", "heartbeat", "flow control", "lost"]), max_size=12
+    )
+
+    @given(kinds=KINDS, cuts=st.lists(st.integers(1, 12), max_size=6), counted=st.integers(0, 12))
+    async def test_any_batches_tell_what_single_messages_tell(
+        self, kinds: list[str], cuts: list[int], counted: int
+    ) -> None:
+        messages, number, lost = [], 0, 0
+        for at, kind in enumerate(kinds):
+            if kind == "heartbeat":
+                messages.append(heartbeat(number))
+            elif kind == "flow control":
+                messages.append(flow_control(f"$JS.FC.{at}"))
+            else:
+                number += 1
+                if kind == "lost":
+                    lost += 1
+                else:
+                    headers = {"forged": {"Nats-Scheduler": "other"}, "delete": {"KV-Operation": "DEL"}}
+                    messages.append(message(number, 9, f"k{at % 3}", b"%d" % at, headers.get(kind)))
+        one, many = Rig(), Rig()
+        for rig in (one, many):
+            rig.delivery.expect(counted)
+        for single in messages:
+            one.delivery.receive([as_tuple(single)])
+        rest = messages
+        for cut in cuts:
+            many.delivery.receive([as_tuple(each) for each in rest[:cut]])
+            rest = rest[cut:]
+        if rest:
+            many.delivery.receive([as_tuple(each) for each in rest])
+        assert many.delivery.doubt == one.delivery.doubt
+        if lost and one.delivery.doubt is not None:
+            return  # of what comes with a gap nothing has to be told: a snapshot follows
+        assert many.answers == one.answers
+        assert many.delivery.received == one.delivery.received
+        told = [[report for report in rig.sink.reports if report != END] for rig in (one, many)]
+        assert told[0] == told[1]
+        assert one.sink.reports.count(END) == many.sink.reports.count(END) <= 1
+
+
+def as_tuple(message: Message) -> tuple[str, str, dict[str, str] | None, bytes]:
+    return message.subject, message.reply, message.headers, message.data
 
 
 class TestReports:

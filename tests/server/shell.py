@@ -7,6 +7,7 @@ import contextlib
 import os
 import pty
 import re
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
@@ -46,20 +47,29 @@ class Shell:
         return await ended(await self.start(*arguments, **options))
 
     async def close(self) -> None:
-        """End what is left of the commands."""
-        for process in self.processes:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
+        """End what is left of the commands, and the programs that they run: those hold our pipes open."""
+        for process in self._marked():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+        for left in self.processes:
+            if left.returncode is None:
+                await left.communicate()
 
     def survivors(self) -> list[str]:
         """The commands of all processes that were started with this environment, and still run."""
+        found = []
+        for process in self._marked():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+    def _marked(self) -> list[Path]:
         mark = f"{MARK}={self.environment[MARK]}".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found.append(process)
         return found
 
 

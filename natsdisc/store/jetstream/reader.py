@@ -24,6 +24,7 @@ from .api import (
 from .backoff import delays
 from .link import Headers
 from .messages import Forged, removal
+from .replica import Replica
 from .stream import Stream
 
 __all__ = ["OrderedReader"]
@@ -47,6 +48,7 @@ _DOUBTS = {
     Doubt.SILENCE: f"nothing was heard for {_SILENCE:g} s",
     Doubt.RECONNECT: "the connection broke",
     Doubt.CONSUMER: "the consumer ended",
+    Doubt.LEADER: "the stream's leader does not reach the node that it is read from",
     Doubt.CHECK: "the server has delivered something else than what arrived",
 }
 
@@ -63,6 +65,7 @@ class OrderedReader:
         self._breaks = 0
         self._confirmed = _now()
         self._delivery: Delivery | None = None
+        self._replica = Replica(stream, None)
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
@@ -138,7 +141,9 @@ class OrderedReader:
 
     def _note_confirmation(self) -> None:
         if self._delivery is not None and self._delivery.confirmed is not None:
-            self._confirmed = max(self._confirmed, self._delivery.confirmed)
+            # What comes from a node that is cut off from the stream confirms nothing.
+            confirmed = min(self._delivery.confirmed, self._replica.confirmed)
+            self._confirmed = max(self._confirmed, confirmed)
 
     async def _follow(self, delivery: Delivery, name: str) -> Doubt:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
@@ -153,13 +158,19 @@ class OrderedReader:
             silence = _now() - delivery.heard
             if silence > _SILENCE:
                 return Doubt.SILENCE
+            if self._replica.is_deaf:
+                return Doubt.LEADER
+            if _now() > self._replica.ask_at:
+                await self._replica.ask()
+                continue
             if delivery.snapshot_is_quiet or _now() > check_at:
                 check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
                 if not await self._check(delivery, name):
                     return Doubt.CHECK
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SILENCE - silence + _IDLE_HEARTBEAT / 10):
+                until_silence = _SILENCE - silence + _IDLE_HEARTBEAT / 10
+                async with asyncio.timeout(min(until_silence, self._replica.ask_at - _now())):
                     await self._wake.wait()
 
     async def _check(self, delivery: Delivery, name: str) -> bool:
@@ -221,6 +232,7 @@ class OrderedReader:
             if error.code >= 500:
                 raise StoreUnavailableError(str(error)) from error
             raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
+        self._replica = Replica(self._stream, (info.get("cluster") or {}).get("leader"))
         pending = int(info["num_pending"])
         if pending == 0:
             await self._check_stream()

@@ -1,0 +1,74 @@
+"""Whether the replica that a watch is read from still hears of what happens to the stream.
+
+The consumer of a watch lives on one node. When that is cut off from the others it goes on to say that it has
+nothing to say, and answers what it is asked; so the stream's leader is asked, whether it reaches that node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import PermissionDeniedError, StoreUnavailableError
+from .api import ApiError
+from .stream import Stream
+
+__all__ = ["Replica", "reaches"]
+
+# How often the leader is asked; all watches of a stream in one process share the answers.
+_ASK_EVERY = 3.0
+_ANSWER_SHARED = 1.0
+_ANSWER_TIMEOUT = 2.0
+# A leader speaks to its followers every second. One that was not answered for so long has lost them.
+_CONTACT = 3.0
+# An election takes 4 to 9 s, and is no reason to read everything again.
+_ELECTION = 9.0
+
+
+class Replica:
+    """The node on which a consumer reads, by its name in the cluster; None when there is no cluster."""
+
+    def __init__(self, stream: Stream, node: str | None) -> None:
+        self._stream = stream
+        self._node = node
+        # When it was last known to belong to the stream, and when it is to be asked next.
+        self.confirmed = self.ask_at = float("inf")
+        if node is not None and not stream.is_hidden:
+            self.confirmed = _now()
+            self.ask_at = self.confirmed + random.uniform(0, _ANSWER_SHARED)  # noqa: S311 (spreads load)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the leader has not reached it for longer than an election takes."""
+        return _now() - self.confirmed > _ELECTION
+
+    async def ask(self) -> None:
+        """Ask the stream's leader, if it is time for it."""
+        if self._node is None or _now() < self.ask_at:
+            return
+        try:
+            cluster = await self._stream.cluster(_ANSWER_SHARED, _ANSWER_TIMEOUT)
+        except PermissionDeniedError:
+            # This user may not ask; it is not asked again, for the server reports every refusal.
+            self._stream.is_hidden = True
+            self.confirmed = self.ask_at = float("inf")
+            return
+        except (StoreUnavailableError, ApiError):
+            cluster = {}
+        if reaches(cluster, self._node):
+            self.confirmed = _now()
+        self.ask_at = _now() + _ASK_EVERY * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load)
+
+
+def reaches(cluster: Mapping[str, Any], node: str) -> bool:
+    """Whether a stream's leader has a majority, and `node` in it, by the `cluster` of the stream's info."""
+    leader, replicas = cluster.get("leader"), cluster.get("replicas") or ()
+    # One that this leader never heard is active since 0 ns.
+    with_it = {replica["name"] for replica in replicas if 0 < replica["active"] < _CONTACT * 1e9}
+    return bool(leader) and node in {leader, *with_it} and 2 * (1 + len(with_it)) > 1 + len(replicas)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -102,8 +102,8 @@ class Cluster:
             routes = [sock.getsockname()[1] for sock in sockets]
         self.names = [f"node{number}" for number in range(size)]
         self.nodes = [
-            NatsServer(binary, config=_cluster_config(name, route, routes))
-            for name, route in zip(self.names, routes, strict=True)
+            NatsServer(binary, config=_cluster_config(name, route, *self._ways(number, routes)))
+            for number, (name, route) in enumerate(zip(self.names, routes, strict=True))
         ]
         self._running = contextlib.AsyncExitStack()
 
@@ -163,6 +163,10 @@ class Cluster:
 
         return self.nodes[self.names.index(await eventually(leading, CLUSTER_TIMEOUT))]
 
+    def _ways(self, number: int, routes: list[int]) -> tuple[list[int], str]:
+        """At which ports a node looks for the others, who listen on `routes`, and more for its `cluster`."""
+        return routes, ""
+
     async def restart(self, node: NatsServer) -> None:
         """Restart a node, or start a killed one, and wait until it is back in the cluster."""
         await asyncio.to_thread(node.restart)
@@ -195,11 +199,11 @@ async def _connect(node: NatsServer, **options: Any) -> Any:
     return await nats.connect(node.url, connect_timeout=5, allow_reconnect=False, **options)
 
 
-def _cluster_config(name: str, route: int, routes: list[int]) -> str:
+def _cluster_config(name: str, route: int, routes: list[int], more: str) -> str:
     """With a system account, whose requests tell how far the cluster is; clients need no password."""
     urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     return f"""\
 server_name: {name}
-cluster {{ name: rig, listen: "127.0.0.1:{route}", routes: [{urls}] }}
+cluster {{ name: rig, listen: "127.0.0.1:{route}", routes: [{urls}] {more} }}
 accounts {{ $SYS {{ users: [ {{ user: sys, password: sys }} ] }} }}
 """

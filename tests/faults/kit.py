@@ -56,7 +56,7 @@ DEADLINE = 30.0
 STREAMS = ("KV_v1_instances", "KV_v1_mdc")
 NAMESPACES = 4
 FOREIGN = 60  # numbers that a plain client's instances may have
-REPLICA_LAG = 2.0
+REPLICA_LAG = 5.0
 QUERIES: tuple[Query, ...] = (
     endpoints(),
     models(),

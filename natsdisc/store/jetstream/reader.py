@@ -131,6 +131,10 @@ class OrderedReader:
                 return None
             self._seen_stream = True
             self._absences = delays(first=0.1, longest=2.0)
+            # A node that is cut off has a snapshot too, of how things were.
+            await self._replica.ask()
+            if not self._replica.is_reached:
+                raise StoreUnavailableError(f"reading {self._filter}: {_DOUBTS[Doubt.LEADER]}")
             delivery.expect(pending)
             return await self._follow(delivery, name)
         finally:
@@ -260,6 +264,7 @@ class Delivery:
         self._wake = wake
         self._time = asyncio.get_running_loop().time
         self._expected: int | None = None
+        self._left: int | None = None
         self._in_snapshot = True
         self.received = 0
         self.heard = _now()
@@ -270,10 +275,10 @@ class Delivery:
         self.ended = False
 
     def expect(self, messages: int) -> None:
-        """The snapshot has this many messages."""
+        """The snapshot has this many messages, and may end from now on."""
         self._expected = messages
         self.heard = _now()
-        self._end_snapshot_at(messages)
+        self._end_snapshot_at(self.received if self._left == 0 else messages)
 
     def receive(self, subject: str, reply: str, headers: Headers | None, data: bytes) -> str | None:
         """Take a message; the subject that flow control wants an answer on, if any."""
@@ -298,7 +303,9 @@ class Delivery:
         self.received = consumer_sequence
         self._report(subject[len(self._subject_prefix) :], headers, data)
         if self._in_snapshot:
-            self._end_snapshot_at(self.received if pending == 0 else self._expected)
+            self._left = pending
+            if self._expected is not None:
+                self._end_snapshot_at(self.received if pending == 0 else self._expected)
         else:
             self.confirmed = self.heard
         return None

@@ -33,11 +33,10 @@ class Replica:
     def __init__(self, stream: Stream, node: str | None) -> None:
         self._stream = stream
         self._node = node
-        # When it was last known to belong to the stream, and when it is to be asked next.
-        self.confirmed = self.ask_at = float("inf")
-        if node is not None and not stream.is_hidden:
-            self.confirmed = _now()
-            self.ask_at = self.confirmed + random.uniform(0, _ANSWER_SHARED)  # noqa: S311 (spreads load)
+        # When the leader was last known to reach it, and when it is to be asked next.
+        self.confirmed, self.ask_at = _now(), 0.0
+        self.is_reached = False
+        self._check_askable()
 
     @property
     def is_deaf(self) -> bool:
@@ -45,21 +44,28 @@ class Replica:
         return _now() - self.confirmed > _ELECTION
 
     async def ask(self) -> None:
-        """Ask the stream's leader, if it is time for it."""
-        if self._node is None or _now() < self.ask_at:
+        """Ask the stream's leader, if there is more than one node, and whoever reads may ask."""
+        if not self._check_askable():
             return
         try:
             cluster = await self._stream.cluster(_ANSWER_SHARED, _ANSWER_TIMEOUT)
         except PermissionDeniedError:
             # This user may not ask; it is not asked again, for the server reports every refusal.
             self._stream.is_hidden = True
-            self.confirmed = self.ask_at = float("inf")
+            self._check_askable()
             return
         except (StoreUnavailableError, ApiError):
             cluster = {}
-        if reaches(cluster, self._node):
+        self.is_reached = reaches(cluster, self._node or "")
+        if self.is_reached:
             self.confirmed = _now()
         self.ask_at = _now() + _ASK_EVERY * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load)
+
+    def _check_askable(self) -> bool:
+        if self._node is not None and not self._stream.is_hidden:
+            return True
+        self.is_reached, self.confirmed, self.ask_at = True, float("inf"), float("inf")
+        return False
 
 
 def reaches(cluster: Mapping[str, Any], node: str) -> bool:

@@ -9,6 +9,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
@@ -20,11 +21,11 @@ from .errors import (
     ConflictError,
     DiscoveryError,
     InvalidValueError,
-    StoreUnavailableError,
 )
 from .lease import State
 from .model import (
     MAX_INSTANCE_ID,
+    SORT_KEYS,
     EndpointInstance,
     EndpointInstanceId,
     EndpointQuery,
@@ -37,17 +38,16 @@ from .model import (
     ModelQuery,
     ModelSpec,
     Query,
-    RemovalReason,
     Spec,
     Transport,
     check_instance_id,
     kind_of,
-    sort_key,
 )
 from .registrar import Registrar, Registration
 from .stats import Counters, Stats
-from .store import Bucket, Doubt, EntryExistsError, Store
+from .store import Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
+from .store.snapshot import read
 from .view import View
 from .watch import Feed, Follower, Watch
 
@@ -61,6 +61,8 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 _CLOSE_TIMEOUT = 2.0
 # As long as the stores try to get an answer.
 _LIST_TIMEOUT = 6.0
+# Instances that are worked on before others may use the loop: some milliseconds.
+_TURN = 1_000
 # The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
 _MIN_LEASE_TTL = 1.0
 # Keys that were warned about; hostile data must not fill the log, nor this.
@@ -216,19 +218,20 @@ class Discovery:
         """
         self._check_open()
         _check_query(query)
-        listing = _Listing(self._decoder(query.kind))
-        reader = self._store.bucket(entry.BUCKETS[query.kind]).watch(keys.prefix_of(query), listing)
-        try:
-            async with asyncio.timeout(_LIST_TIMEOUT):
-                await asyncio.shield(listing.done)
-        except TimeoutError:
-            raise StoreUnavailableError(
-                f"could not list {query} within {_LIST_TIMEOUT:g} s: {listing.trouble or 'no answer'}"
-            ) from listing.trouble
-        finally:
-            listing.done.cancel()
-            await reader.aclose()
-        return sorted(listing.instances.values(), key=sort_key)
+        bucket = self._store.bucket(entry.BUCKETS[query.kind])
+        values = await read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT)
+        decode = self._decoder(query.kind)
+        instances: builtins.list[Instance] = []
+        for number, (key, value) in enumerate(values.items(), 1):
+            with suppress(InvalidValueError):
+                instances.append(decode(key, value))
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        for by in SORT_KEYS:
+            instances.sort(key=by)
+            if len(instances) > _TURN:
+                await asyncio.sleep(0)
+        return instances
 
     def list_and_watch(self, query: Query) -> Watch:
         """The instances of `query` as Added, and then every change, until it is closed.
@@ -432,42 +435,6 @@ class Discovery:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("this Discovery was closed")
-
-
-class _Listing:
-    """The sink behind `list`: one snapshot."""
-
-    def __init__(self, decode: Callable[[str, bytes], Instance]) -> None:
-        self._decode = decode
-        self.instances: dict[str, Instance] = {}
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.trouble: DiscoveryError | None = None
-
-    def begin(self) -> None:
-        self.instances.clear()
-
-    def put(self, key: str, value: bytes) -> None:
-        try:
-            self.instances[key] = self._decode(key, value)
-        except InvalidValueError:
-            self.instances.pop(key, None)
-
-    def delete(self, key: str, reason: RemovalReason) -> None:
-        self.instances.pop(key, None)
-
-    def keep(self, key: str) -> None:
-        pass
-
-    def end(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self.trouble = error
-
-    def fail(self, error: DiscoveryError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class Connecting:

@@ -19,7 +19,7 @@ def bucket_of(id: InstanceId) -> str:
 
 def decode(kind: Kind, key: str, value: bytes) -> Instance:
     """The instance in an entry; raises InvalidValueError when key and value do not name the same one."""
-    place = keys.parse_place(kind, key)
+    place = keys.place_of(kind, key)
     if place is None:
         raise InvalidValueError("its key is not one natsdisc writes")
     # The key is the identity: whoever may write one key must not speak for another.

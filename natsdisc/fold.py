@@ -12,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -40,23 +41,17 @@ class Change(NamedTuple):
         return Removed(self.before.id, self.reason, self.before)
 
 
-class _Live:
-    __slots__ = ("instance", "value")
-
-    def __init__(self, value: bytes, instance: Instance) -> None:
-        self.value = value
-        self.instance = instance
-
-
 class Fold:
     """The picture of a query, and the changes that lead to it."""
 
     def __init__(self, decode: Callable[[str, bytes], Instance], *, grace: float) -> None:
         self._decode = decode
         self._grace = grace
-        self._live: dict[str, _Live] = {}
+        # One dict more is smaller than one object an instance.
+        self._live: dict[str, Instance] = {}
+        self._values: dict[str, bytes] = {}
         # Insertion order is deadline order: the grace is one constant and time does not run back.
-        self._held: dict[str, tuple[float, RemovalReason]] = {}
+        self._held: OrderedDict[str, tuple[float, RemovalReason]] = OrderedDict()
         self._seen: set[str] | None = None
         self.synced = False
         self.version = 0  # grows with every change
@@ -64,27 +59,26 @@ class Fold:
     @property
     def instances(self) -> Iterable[Instance]:
         """What is believed to be there, in no order."""
-        return (live.instance for live in self._live.values())
+        return self._live.values()
 
     def copy(self) -> Fold:
         """The picture as it is now, for who no longer follows."""
         copy = Fold(self._decode, grace=self._grace)
-        copy._live = dict(self._live)
+        copy._live, copy._values = dict(self._live), dict(self._values)
         copy.synced, copy.version = self.synced, self.version
         return copy
 
     @property
     def history(self) -> Iterable[Change]:
         """The picture as the changes that lead to it from nothing."""
-        return (Change(key, None, live.instance) for key, live in self._live.items())
+        return (Change(key, None, instance) for key, instance in self._live.items())
 
     def __len__(self) -> int:
         return len(self._live)
 
     def find(self, key: str) -> Instance | None:
         """What is believed to be under `key`."""
-        live = self._live.get(key)
-        return live.instance if live is not None else None
+        return self._live.get(key)
 
     @property
     def due(self) -> float | None:
@@ -97,38 +91,42 @@ class Fold:
         """A snapshot starts; one that was under way is forgotten."""
         self._seen = set()
 
-    def put(self, key: str, value: bytes, now: float) -> Change | None:
-        """`key` holds `value`."""
-        if self._seen is not None:
-            self._seen.add(key)
-        live = self._live.get(key)
-        if live is not None and live.value == value:
-            self._held.pop(key, None)
-            return None
-        try:
-            instance = self._decode(key, value)
-        except InvalidValueError:
-            if live is not None:
-                self._hold(key, RemovalReason.MISSING, now)
-            return None
-        self._held.pop(key, None)
-        before = live.instance if live is not None else None
-        if _same(before, instance):
-            return None  # written in another way
-        self._live[key] = _Live(value, instance)
-        self.version += 1
-        return Change(key, before, instance)
+    def put(self, entries: Iterable[tuple[str, bytes]], now: float) -> list[Change]:
+        """Each key holds the value beside it."""
+        live, values, decode = self._live, self._values, self._decode
+        changes = []
+        for key, value in entries:
+            if self._seen is not None:
+                self._seen.add(key)
+            before = live.get(key)
+            if before is not None and values[key] == value:
+                self._held.pop(key, None)
+                continue
+            try:
+                instance = decode(key, value)
+            except InvalidValueError:
+                if before is not None:
+                    self._hold(key, RemovalReason.MISSING, now)
+                continue
+            if before is not None:
+                self._held.pop(key, None)
+                if _same(before, instance):
+                    continue  # written in another way
+            live[key], values[key] = instance, value
+            changes.append(Change(key, before, instance))
+        self.version += len(changes)
+        return changes
 
-    def delete(self, key: str, reason: RemovalReason, now: float) -> Change | None:
+    def delete(self, key: str, reason: RemovalReason, now: float) -> list[Change]:
         """`key` was removed."""
         if self._seen is not None:
             self._seen.add(key)
         if key not in self._live:
-            return None
+            return []
         if reason is RemovalReason.UNREGISTERED:
-            return self._remove(key, reason)
+            return [self._remove(key, reason)]
         self._hold(key, reason, now)
-        return None
+        return []
 
     def keep(self, key: str) -> None:
         """`key` has a message that is not to be believed."""
@@ -161,7 +159,8 @@ class Fold:
 
     def _remove(self, key: str, reason: RemovalReason) -> Change:
         self._held.pop(key, None)
-        last = self._live.pop(key).instance
+        last = self._live.pop(key)
+        del self._values[key]
         self.version += 1
         return Change(key, last, None, reason)
 
@@ -170,31 +169,36 @@ class Backlog:
     """The changes one reader has not looked at yet: at most one a key, however many there were."""
 
     def __init__(self, picture: Iterable[Change] = ()) -> None:
-        self._changes = {change.key: change for change in picture}
+        # A plain dict would look for its first key from the beginning each time, past all that were popped.
+        self._changes = OrderedDict((change.key, change) for change in picture)
 
     def __len__(self) -> int:
         return len(self._changes)
 
-    def push(self, change: Change) -> bool:
-        """Join `change` to what is pending for its key, or append it; True if nothing was pending.
+    def push(self, changes: Iterable[Change]) -> int:
+        """Join each change to what is pending for its key, or append it; how many were joined.
 
         What ends where it began is dropped.
         """
-        pending = self._changes.get(change.key)
-        if pending is None:
-            self._changes[change.key] = change
-            return True
-        if _same(pending.before, change.after):
-            del self._changes[change.key]
-        else:
-            self._changes[change.key] = change._replace(before=pending.before)
-        return False
+        joined, all_pending = 0, self._changes
+        for change in changes:
+            key = change.key
+            pending = all_pending.get(key)
+            if pending is None:
+                all_pending[key] = change
+                continue
+            joined += 1
+            if _same(pending.before, change.after):
+                del all_pending[key]
+            else:
+                all_pending[key] = change._replace(before=pending.before)
+        return joined
 
     def pop(self) -> Event:
         """The oldest pending change as an event; raises KeyError when there is none."""
         if not self._changes:
             raise KeyError("nothing is pending")
-        return self._changes.pop(next(iter(self._changes))).event
+        return self._changes.popitem(last=False)[1].event
 
 
 def _same(one: Instance | None, other: Instance | None) -> bool:

@@ -8,29 +8,26 @@ A key is `namespace.component.endpoint.{id:x}[.suffix]`, one subject token a nam
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TypeAlias
 
 from .errors import InvalidNameError
 from .model import EndpointInstanceId, InstanceId, Kind, ModelCardInstanceId, Query
 
-__all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "parse_place", "prefix_of"]
+__all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "place_of", "prefix_of"]
 
 # The server's control line holds 4,096 bytes by default, and a delivery to a routed or leaf-node consumer
 # carries the subject twice. This leaves 400 bytes for the verb, the bucket, the inbox and the sizes.
 MAX_KEY_BYTES = 1848
 
-# Namespace, component, endpoint, instance id and suffix.
-Place: TypeAlias = tuple[str, str, str, int, str | None]
+# Namespace, component, endpoint, the text of the instance id, and suffix.
+Place: TypeAlias = tuple[str, str, str, str, str | None]
 
 _PLAIN = re.compile(r"[-_/a-zA-Z0-9]+\Z")
 _OUTSIDE = re.compile(rb"[^-_/a-zA-Z0-9]")
 _ESCAPED = re.compile(r"(?:[-_/a-zA-Z0-9]|=[0-9A-F]{2})+\Z")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 _HEX_ID = re.compile(r"(?:0|[1-9a-f][0-9a-f]{0,15})\Z")
-_PLAIN_KEY = re.compile(
-    r"([-_/a-zA-Z0-9]+)\.([-_/a-zA-Z0-9]+)\.([-_/a-zA-Z0-9]+)"
-    r"\.(0|[1-9a-f][0-9a-f]{0,15})(?:\.([-_/a-zA-Z0-9]+))?\Z"
-)
 
 
 def key_of(id: InstanceId) -> str:
@@ -53,30 +50,40 @@ def prefix_of(query: Query) -> str:
 
 def parse_key(kind: Kind, key: str) -> InstanceId | None:
     """The id a key stands for; None for a key that natsdisc would not have written."""
-    place = parse_place(kind, key)
-    if place is None:
+    place = place_of(kind, key)
+    if place is None or not _HEX_ID.match(place[3]):
         return None
-    return EndpointInstanceId(*place[:4]) if kind is Kind.ENDPOINT else ModelCardInstanceId(*place)
+    namespace, component, endpoint, hex_id, suffix = place
+    if kind is Kind.ENDPOINT:
+        return EndpointInstanceId(namespace, component, endpoint, int(hex_id, 16))
+    return ModelCardInstanceId(namespace, component, endpoint, int(hex_id, 16), suffix)
 
 
-def parse_place(kind: Kind, key: str) -> Place | None:
-    """`parse_key` as a plain tuple: namespace, component, endpoint, instance id and suffix."""
+def place_of(kind: Kind, key: str) -> Place | None:
+    """The parts of `key`; None if natsdisc would not have written its names. The id is not looked at."""
     if len(key) > MAX_KEY_BYTES:
         return None
-    plain = _PLAIN_KEY.match(key)
-    if plain is not None:  # most keys have nothing to unescape
-        namespace, component, endpoint, hex_id, suffix = plain.groups()
-        if suffix is not None and kind is Kind.ENDPOINT:
+    suffix = None
+    if kind is Kind.MODEL and key.count(".") == 4:
+        key, _, token = key.rpartition(".")
+        suffix = _from_token(token)
+        if suffix is None:
             return None
-        return namespace, component, endpoint, int(hex_id, 16), suffix
-    tokens = key.split(".")
-    if len(tokens) not in ((4,) if kind is Kind.ENDPOINT else (4, 5)) or not _HEX_ID.match(tokens[3]):
+    names, _, hex_id = key.rpartition(".")
+    known = _names(names)
+    return None if known is None else (*known, hex_id, suffix)
+
+
+# Of many instances few differ in more than their id; and those that share their names then share the text.
+@lru_cache(maxsize=4096)
+def _names(tokens: str) -> tuple[str, str, str] | None:
+    parts = tokens.split(".")
+    if len(parts) != 3:
         return None
-    names = [_from_token(token) for token in (*tokens[:3], *tokens[4:])]
-    if None in names:
+    namespace, component, endpoint = map(_from_token, parts)
+    if namespace is None or component is None or endpoint is None:
         return None
-    namespace, component, endpoint, *rest = [name for name in names if name is not None]
-    return namespace, component, endpoint, int(tokens[3], 16), rest[0] if rest else None
+    return namespace, component, endpoint
 
 
 def _to_token(name: str) -> str:

@@ -6,9 +6,10 @@ JSON values (metadata, cards) take part in equality but not in the hash, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
@@ -313,23 +314,19 @@ def _trusted_endpoint_id(
     return id
 
 
-def trusted_transport(kind: str, address: Any) -> Transport:
-    """A Transport of values that were checked."""
-    transport = _new(Transport)
-    _set_kind(transport, kind)
-    _set_address(transport, address)
-    return transport
-
-
 def trusted_endpoint(
     namespace: str,
     component: str,
     endpoint: str,
     instance_id: int,
-    transport: Transport,
+    transport_kind: str,
+    address: Any,
     metadata: Mapping[str, Any],
 ) -> EndpointInstance:
     """An EndpointInstance of values that were checked."""
+    transport = _new(Transport)
+    _set_kind(transport, transport_kind)
+    _set_address(transport, address)
     instance = _new(EndpointInstance)
     _set_namespace(instance, namespace)
     _set_component(instance, component)
@@ -342,14 +339,28 @@ def trusted_endpoint(
 
 def sort_key(instance: Instance) -> tuple[str, str, str, int, str]:
     """What instances of one kind are sorted by: the order of their ids."""
-    suffix = instance.model_suffix if isinstance(instance, ModelInstance) else None
     return (
         instance.namespace,
         instance.component,
         instance.endpoint,
         instance.instance_id,
-        suffix or "",
+        _suffix(instance),
     )
+
+
+def _suffix(instance: Instance) -> str:
+    return (instance.model_suffix or "") if isinstance(instance, ModelInstance) else ""
+
+
+# Sorted by each of these in turn, instances are in the order of `sort_key`: for many of them that is several
+# times as fast, because each sort compares plain values, most of which are in order already.
+SORT_KEYS: tuple[Callable[[Instance], Any], ...] = (
+    _suffix,
+    attrgetter("instance_id"),
+    attrgetter("endpoint"),
+    attrgetter("component"),
+    attrgetter("namespace"),
+)
 
 
 @dataclass(frozen=True, slots=True)

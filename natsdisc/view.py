@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -253,10 +253,14 @@ class _State:
         self._error: DiscoveryError | None = None
         self._closed = False
 
-    def changed(self, change: Change) -> None:
+    def changed(self, changes: Sequence[Change]) -> None:
         self._wake.set()
         if not self._aside and not self._callbacks:
             return
+        for change in changes:
+            self._note(change)
+
+    def _note(self, change: Change) -> None:
         event = change.event
         id = event.instance.id if isinstance(event, Added) else event.id
         # Registered anew, or gone; an update says nothing about what failed.

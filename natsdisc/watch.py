@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from .clock import Clock, Timer
 from .errors import ClosedError, DiscoveryError
@@ -20,11 +20,14 @@ __all__ = ["Feed", "Follower", "Watch"]
 
 _log = logging.getLogger(__name__)
 
+# A reader with a large backlog never waits: after so many events others may use the loop.
+_TURN = 500
+
 
 class Follower(Protocol):
     """Who hears of a feed's changes. Every method is quick and never raises."""
 
-    def changed(self, change: Change) -> None: ...
+    def changed(self, changes: Sequence[Change]) -> None: ...
 
     def synced(self) -> None: ...
 
@@ -54,7 +57,8 @@ class Feed:
         self._stats = stats
         self._reader: Reader | None = None
         self._timer: Timer | None = None
-        self._followers: list[Follower] = []
+        # Made anew by each change, so that a callback may open or close another follower.
+        self._followers: tuple[Follower, ...] = ()
         self._stale_since: float | None = None
         self._last_confirmed = clock.time()
         self.error: DiscoveryError | None = None
@@ -73,14 +77,13 @@ class Feed:
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every change from now on."""
-        self._followers.append(follower)
+        self._followers += (follower,)
         if self._reader is None and self.error is None:
             self._reader = self._open_reader(self)
 
     async def leave(self, follower: Follower) -> None:
         """Tell `follower` no more; without followers the reader is closed."""
-        if follower in self._followers:
-            self._followers.remove(follower)
+        self._followers = tuple(other for other in self._followers if other is not follower)
         if not self._followers:
             await self.aclose()
 
@@ -88,7 +91,7 @@ class Feed:
         """End quietly for every follower."""
         for follower in self._followers:
             follower.ended(None)
-        self._followers.clear()
+        self._followers = ()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -107,8 +110,8 @@ class Feed:
     def begin(self) -> None:
         self._fold.begin()
 
-    def put(self, key: str, value: bytes) -> None:
-        self._tell(self._fold.put(key, value, self._clock.time()))
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        self._tell(self._fold.put(entries, self._clock.time()))
         if self._timer is None:
             self._schedule()
 
@@ -131,7 +134,7 @@ class Feed:
             _log.info("%s is in sync again after %.1f s", self._query, stale_for)
             self._stale_since = None
         if first:
-            for follower in list(self._followers):
+            for follower in self._followers:
                 follower.synced()
 
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
@@ -145,13 +148,13 @@ class Feed:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for follower in list(self._followers):
+        for follower in self._followers:
             follower.ended(error)
 
-    def _tell(self, change: Change | None) -> None:
-        if change is not None:
-            for follower in list(self._followers):
-                follower.changed(change)
+    def _tell(self, changes: Sequence[Change]) -> None:
+        if changes:
+            for follower in self._followers:
+                follower.changed(changes)
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -163,8 +166,7 @@ class Feed:
 
     def _advance(self) -> None:
         self._timer = None
-        for change in self._fold.advance(self._clock.time()):
-            self._tell(change)
+        self._tell(self._fold.advance(self._clock.time()))
         self._schedule()
 
 
@@ -197,10 +199,11 @@ class Watch:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """The next event; raises StopAsyncIteration once closed, and what broke the watch for good."""
-        self._start()
-        return await self._inbox.next()
+        if self._feed is None:
+            self._start()
+        return self._inbox.next()
 
     async def synced(self) -> None:
         """Wait until every instance that was there is reported; raises what broke the watch, ClosedError."""
@@ -232,6 +235,7 @@ class _Inbox:
         self._stats = stats
         self._backlog = Backlog()
         self._wake = asyncio.Event()
+        self._in_a_row = 0
         self._is_synced = False
         self._error: DiscoveryError | None = None
         self.closed = False
@@ -243,9 +247,8 @@ class _Inbox:
             self.ended(feed.error)
         feed.follow(self)
 
-    def changed(self, change: Change) -> None:
-        if not self._backlog.push(change):
-            self._stats.conflated += 1
+    def changed(self, changes: Sequence[Change]) -> None:
+        self._stats.conflated += self._backlog.push(changes)
         self._wake.set()
 
     def synced(self) -> None:
@@ -262,6 +265,10 @@ class _Inbox:
             if self.closed and self._error is None:
                 raise StopAsyncIteration
             if self._backlog:
+                self._in_a_row += 1
+                if self._in_a_row % _TURN == 0:
+                    await asyncio.sleep(0)
+                    continue
                 self._stats.events += 1
                 return self._backlog.pop()
             if self._error is not None:

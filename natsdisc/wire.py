@@ -10,18 +10,19 @@ import orjson
 from .errors import InvalidIdError, InvalidNameError, InvalidValueError
 from .keys import Place
 from .model import (
+    MAX_INSTANCE_ID,
     EndpointInstance,
     Instance,
     Kind,
     ModelInstance,
     Transport,
     trusted_endpoint,
-    trusted_transport,
 )
 
 __all__ = ["dumps", "loads", "loads_at"]
 
-_KINDS = {"Endpoint": Kind.ENDPOINT, "Model": Kind.MODEL}
+_ENDPOINT, _MODEL = "Endpoint", "Model"
+_KINDS = {_ENDPOINT: Kind.ENDPOINT, _MODEL: Kind.MODEL}
 
 # orjson writes 254 levels; a value with fewer brackets has fewer levels.
 _DEPTH_IN_DOUBT = 200
@@ -32,7 +33,7 @@ def dumps(instance: Instance) -> bytes:
     fields: dict[str, Any]
     if isinstance(instance, EndpointInstance):
         fields = {
-            "type": "Endpoint",
+            "type": _ENDPOINT,
             "component": instance.component,
             "endpoint": instance.endpoint,
             "namespace": instance.namespace,
@@ -43,7 +44,7 @@ def dumps(instance: Instance) -> bytes:
             fields["metadata"] = dict(instance.metadata)
     elif isinstance(instance, ModelInstance):
         fields = {
-            "type": "Model",
+            "type": _MODEL,
             "namespace": instance.namespace,
             "component": instance.component,
             "endpoint": instance.endpoint,
@@ -73,7 +74,9 @@ def loads(data: bytes) -> Instance:
     try:
         place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
         if _kind(fields) is Kind.ENDPOINT:
-            return EndpointInstance(*place, transport=_transport(fields), metadata=_metadata(fields))
+            return EndpointInstance(
+                *place, transport=Transport(*_transport(fields)), metadata=_metadata(fields)
+            )
         return ModelInstance(*place, card=fields["card_json"], model_suffix=fields.get("model_suffix"))
     except KeyError as error:
         raise InvalidValueError(f"no field {error}") from error
@@ -84,21 +87,24 @@ def loads(data: bytes) -> Instance:
 def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
     """The instance in `data`, which must be the one of `kind` at `place`; raises InvalidValueError."""
     fields = _parse(data)
-    namespace, component, endpoint, instance_id, suffix = place
+    namespace, component, endpoint, hex_id, suffix = place
     try:
-        named = fields["instance_id"]
+        instance_id = fields["instance_id"]
         if (
-            named != instance_id
-            or type(named) is not int  # for Python, True and 1.0 are 1
+            type(instance_id) is not int
+            or f"{instance_id:x}" != hex_id  # the one way to write it
+            or not 0 <= instance_id <= MAX_INSTANCE_ID
             or fields["endpoint"] != endpoint
             or fields["component"] != component
             or fields["namespace"] != namespace
-            or _KINDS.get(fields["type"]) is not kind
+            or fields["type"] != (_ENDPOINT if kind is Kind.ENDPOINT else _MODEL)
         ):
             raise InvalidValueError("its value names another instance than its key")
         if kind is Kind.ENDPOINT:
+            transport_kind, address = _transport(fields)
+            metadata = _metadata(fields) if "metadata" in fields else {}
             return trusted_endpoint(
-                namespace, component, endpoint, instance_id, _transport(fields), _metadata(fields)
+                namespace, component, endpoint, instance_id, transport_kind, address, metadata
             )
         if (fields.get("model_suffix") or None) != suffix:
             raise InvalidValueError("its value names another instance than its key")
@@ -107,8 +113,6 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
         )
     except KeyError as error:
         raise InvalidValueError(f"no field {error}") from error
-    except TypeError as error:  # what cannot be a key of _KINDS
-        raise InvalidValueError(f"unknown type: {error}") from error
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     if type(fields) is not dict:
         raise InvalidValueError(f"not a JSON object but {type(fields).__name__}")
     # orjson reads deeper values than it writes: what could not be registered is not an instance.
-    if data.count(b"[") + data.count(b"{") > _DEPTH_IN_DOUBT:
+    if len(data) > _DEPTH_IN_DOUBT and data.count(b"[") + data.count(b"{") > _DEPTH_IN_DOUBT:
         try:
             orjson.dumps(fields)
         except TypeError as error:
@@ -134,20 +138,18 @@ def _kind(fields: dict[str, Any]) -> Kind:
     return kind
 
 
-def _transport(fields: dict[str, Any]) -> Transport:
+def _transport(fields: dict[str, Any]) -> tuple[str, Any]:
     transport = fields["transport"]
     if type(transport) is not dict or len(transport) != 1:
         raise InvalidValueError(f"transport must be an object with one kind, not {transport!r:.80}")
-    [(kind, address)] = transport.items()
-    if not kind:
+    [item] = transport.items()
+    if not item[0]:
         raise InvalidValueError("the transport kind is empty")
-    return trusted_transport(kind, address)
+    return item
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
-    if "metadata" not in fields:
-        return {}
-    metadata = fields["metadata"]
+    metadata = fields.get("metadata", {})
     if type(metadata) is not dict:
         raise InvalidValueError(f"metadata must be an object, not {type(metadata).__name__}")
     return metadata

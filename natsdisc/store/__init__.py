@@ -71,8 +71,8 @@ class Sink(Protocol):
     def begin(self) -> None:
         """A snapshot starts; a snapshot that was under way is void."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """`key` holds `value`."""
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        """Each key holds the value beside it; a later entry of the same key is the one that counts."""
 
     def delete(self, key: str, reason: RemovalReason) -> None:
         """`key` was removed."""

@@ -114,8 +114,7 @@ class MemoryBucket:
     def watch(self, prefix: str, sink: Sink) -> Reader:
         reader = _MemoryReader(prefix, sink, self._readers.discard)
         reader.report(sink.begin)
-        for entry in self._entries.values():
-            reader.report_put(entry.key, entry.value)
+        reader.report_put([(entry.key, entry.value) for entry in self._entries.values()])
         reader.report(sink.end)
         self._readers.add(reader)
         return reader
@@ -134,7 +133,7 @@ class MemoryBucket:
         self._revision += 1
         entry = self._entries[key] = Entry(key, value, self._revision, updated)
         for reader in self._readers:
-            reader.report_put(key, value)
+            reader.report_put([(key, value)])
         return entry
 
     def _remove(self, key: str, reason: RemovalReason) -> None:
@@ -179,9 +178,10 @@ class _MemoryReader:
     def age(self) -> float:
         return 0.0
 
-    def report_put(self, key: str, value: bytes) -> None:
-        if key.startswith(self._below):
-            self.report(lambda: self._sink.put(key, value))
+    def report_put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        mine = [entry for entry in entries if entry[0].startswith(self._below)]
+        if mine:
+            self.report(lambda: self._sink.put(mine))
 
     def report_delete(self, key: str, reason: RemovalReason) -> None:
         if key.startswith(self._below):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natsdisc.store.jetstream.direct import DirectParser
+from natsdisc.store.jetstream.direct import DirectParser, Message, Receive
 
 Frame = tuple[bytes, bytes, bytes, bytes]
+DIRECT = ("sid 7", "sid 77")
 
 
 class Connection:
@@ -45,7 +47,7 @@ def message(sid: int, subject: bytes, reply: bytes, headers: bytes, data: bytes)
     return b" ".join(words) + b"\r\n" + headers + data + b"\r\n"
 
 
-tokens = st.sampled_from([b"a", b"$KV.b.c", b"x.y.z"])
+tokens = st.sampled_from([b"a", b"$KV.b.c", b"x.\xff.z"])
 messages = st.builds(
     lambda sid, subject, reply, headers, data: (
         message(sid, subject, reply, headers, data),
@@ -54,7 +56,7 @@ messages = st.builds(
     st.sampled_from([7, 77, 8]),
     tokens,
     st.sampled_from([b"", b"$JS.ACK.1"]),
-    st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n"]),
+    st.sampled_from([b"", b"NATS/1.0\r\nA: b\r\n\r\n", b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"]),
     st.binary(max_size=40),
 )
 others = st.sampled_from(
@@ -76,10 +78,14 @@ def test_any_cut_gives_every_frame_once_and_in_order(
     connection = Connection()
     log = connection.log
 
-    def reader(sid: int) -> Any:
-        return lambda *frame: log.append((f"sid {sid}", frame))
+    def reader(sid: int) -> Receive:
+        def receive(batch: Sequence[Message]) -> None:
+            assert batch
+            log.extend((f"sid {sid}", message) for message in batch)
 
-    parser = DirectParser(connection, {b"7": reader(7), b"77": reader(77)})
+        return receive
+
+    parser = DirectParser(connection, {"7": reader(7), "77": reader(77)})
     stream = b"".join(data for data, _ in frames)
 
     async def feed() -> None:
@@ -90,4 +96,11 @@ def test_any_cut_gives_every_frame_once_and_in_order(
         await parser.parse(rest)
 
     asyncio.run(feed())
-    assert log == [told for _, told in frames]
+    assert log == [(who, as_read(what) if who in DIRECT else what) for _, (who, what) in frames]
+
+
+def as_read(frame: Frame) -> Message:
+    """What a direct reader gets of a frame: text, and the headers that say something of the entry."""
+    subject, reply, headers, data = frame
+    matter = {"KV-Operation": "DEL"} if b"KV-" in headers else None
+    return subject.decode("utf-8", "backslashreplace"), reply.decode(), matter, data

@@ -90,16 +90,13 @@ class Teller:
         return picture
 
     def _tell(self, what: Message) -> None:
-        change: Change | None = None
         match what:
             case Put(key, value):
-                change = self.fold.put(key, value, self.now)
+                self.changes += self.fold.put([(key, value)], self.now)
             case Delete(key, reason):
-                change = self.fold.delete(key, reason, self.now)
+                self.changes += self.fold.delete(key, reason, self.now)
             case Forge(key):
                 self.fold.keep(key)
-        if change is not None:
-            self.changes.append(change)
 
 
 def told(log: Iterable[Message | Wait]) -> Teller:
@@ -172,7 +169,7 @@ class TestRules:
 
     def test_3_an_end_without_a_beginning_says_nothing(self) -> None:
         fold = Fold(decode, grace=GRACE)
-        fold.put(KEY, put(1).value, 0.0)
+        fold.put([(KEY, put(1).value)], 0.0)
         fold.end(0.0)
         assert not fold.synced
         assert fold.due is None
@@ -232,7 +229,7 @@ class TestRules:
 
     def test_4_without_a_grace_what_is_held_is_due_at_once(self) -> None:
         fold = Fold(decode, grace=0.0)
-        fold.put(KEY, put(1).value, 5.0)
+        fold.put([(KEY, put(1).value)], 5.0)
         fold.delete(KEY, EXPIRED, 5.0)
         assert fold.due == 5.0
         assert fold.advance(5.0) == [removed(A, EXPIRED)]
@@ -460,7 +457,7 @@ class TestBacklog:
                     change = Change(key_of(id), before, picture[id])
             if change is not None:
                 nothing_pending = reader.knows.get(id) == before
-                assert backlog.push(change) is nothing_pending
+                assert backlog.push([change]) == (not nothing_pending)
             assert len(backlog) == len(differences(picture, reader.knows))
         while backlog:
             reader.look(backlog)
@@ -478,7 +475,7 @@ class TestBacklog:
     )
     def test_what_ends_where_it_began_is_dropped(self, changes: list[Change]) -> None:
         backlog = Backlog()
-        assert [backlog.push(change) for change in changes] == [True, *[False] * (len(changes) - 1)]
+        assert backlog.push(changes) == len(changes) - 1
         assert len(backlog) == 0
 
     @pytest.mark.parametrize(
@@ -495,22 +492,22 @@ class TestBacklog:
     ) -> None:
         backlog = Backlog()
         for change in changes:
-            backlog.push(change)
+            backlog.push([change])
         assert len(backlog) == 1
         assert backlog.pop() == event
 
     def test_a_removal_has_the_instance_that_the_reader_saw_last(self) -> None:
         backlog = Backlog()
-        backlog.push(added(B, A))
-        backlog.push(removed(B, EXPIRED))
+        backlog.push([added(B, A)])
+        backlog.push([removed(B, EXPIRED)])
         event = backlog.pop()
         assert isinstance(event, Removed)
         assert event.last == A
 
     def test_the_oldest_is_first(self) -> None:
         backlog = Backlog([added(endpoint(3)), added(endpoint(1))])
-        backlog.push(added(endpoint(2)))
-        backlog.push(added(endpoint(3, "b"), endpoint(3)))
+        backlog.push([added(endpoint(2))])
+        backlog.push([added(endpoint(3, "b"), endpoint(3))])
         assert [backlog.pop() for _ in range(3)] == [
             Added(endpoint(3, "b")),
             Added(endpoint(1)),
@@ -535,8 +532,8 @@ class TestBacklog:
         except InvalidValueError:
             return  # refused at the door: just as well
         backlog = Backlog()
-        backlog.push(added(other, one))
-        backlog.push(added(again, other))
+        backlog.push([added(other, one)])
+        backlog.push([added(again, other)])
         assert len(backlog) in (0, 1)
 
 

@@ -25,6 +25,7 @@ LEVELS = {
     "natsdisc.entry": 1,
     "natsdisc.fold": 1,
     "natsdisc.store": 1,
+    "natsdisc.store.snapshot": 2,
     "natsdisc.store.memory": 2,
     "natsdisc.store.jetstream": 2,
     "natsdisc.acl": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -69,8 +70,8 @@ class Recorder:
     def begin(self) -> None:
         self.reports.append(("begin",))
 
-    def put(self, key: str, value: bytes) -> None:
-        self.reports.append(("put", key, value))
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        self.reports += [("put", key, value) for key, value in entries]
 
     def delete(self, key: str, reason: RemovalReason) -> None:
         self.reports.append(("delete", key, reason))
@@ -100,7 +101,8 @@ class Rig:
         self.wake = asyncio.Event()
         self.sink = Recorder()
         stream = Stream(JetStreamApi(Link(Client())), "v1_instances", StreamOptions(), ServerTime())
-        self.delivery = Delivery(stream, self.sink, self.wake)
+        self.answers: list[str] = []
+        self.delivery = Delivery(stream, self.sink, self.wake, self.answers.append)
 
     @classmethod
     def synced(cls) -> Rig:
@@ -111,7 +113,10 @@ class Rig:
         return rig
 
     def receive(self, message: Message) -> str | None:
-        return self.delivery.receive(message.subject, message.reply, message.headers, message.data)
+        """Where the answer to this message went, if it was given one."""
+        self.answers.clear()
+        self.delivery.receive([(message.subject, message.reply, message.headers, message.data)])
+        return self.answers[0] if self.answers else None
 
     def tell(self, *messages: Message) -> list[Report]:
         """What the sink hears of these messages."""
@@ -252,7 +257,7 @@ class TestOrder:
         rig = Rig.synced()
         error = RuntimeError("a sink never raises")
 
-        def fail(key: str, value: bytes) -> None:
+        def fail(entries: object) -> None:
             raise error
 
         with monkeypatch.context() as patched:

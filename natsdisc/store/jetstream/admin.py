@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,8 +11,7 @@ from typing import Any, Literal, Self
 from nats.errors import Error as NatsError
 
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from ...model import RemovalReason
-from .. import Doubt
+from ..snapshot import read
 from . import JetStreamStore
 from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .connection import Connection, open_connection
@@ -183,17 +181,7 @@ class Admin:
 
     async def values(self, name: str) -> dict[str, bytes]:
         """Every live value, whatever it is. Raises StoreUnavailableError, PermissionDeniedError."""
-        snapshot = _Snapshot()
-        reader = self._store.bucket(name).watchall(snapshot)
-        try:
-            async with asyncio.timeout(_SNAPSHOT_TIMEOUT):
-                await asyncio.shield(snapshot.done)
-        except TimeoutError:
-            raise StoreUnavailableError(f"could not read {name}: {snapshot.trouble or 'no answer'}") from None
-        finally:
-            snapshot.done.cancel()
-            await reader.aclose()
-        return snapshot.values
+        return await read(self._store.bucket(name), "", name, timeout=_SNAPSHOT_TIMEOUT)
 
     async def last(self, name: str, key: str, now: float) -> Stored | None:
         """The last message of `key`; `now` is the server's time (`Admin.now`)."""
@@ -283,38 +271,6 @@ class Admin:
             offset += len(page)
             if not page or offset >= int(info.get("total", 0)):
                 return found
-
-
-class _Snapshot:
-    """The sink of one look at a whole bucket."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.trouble: DiscoveryError | None = None
-
-    def begin(self) -> None:
-        self.values.clear()
-
-    def put(self, key: str, value: bytes) -> None:
-        self.values[key] = value
-
-    def delete(self, key: str, reason: RemovalReason) -> None:
-        self.values.pop(key, None)
-
-    def keep(self, key: str) -> None:
-        pass
-
-    def end(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
-
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self.trouble = error
-
-    def fail(self, error: DiscoveryError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 def _seconds(time_of_server: str) -> float:

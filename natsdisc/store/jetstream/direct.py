@@ -2,23 +2,27 @@
 
 nats-py parses every header, builds a message and hands it to a task; a snapshot of ten thousand instances
 spends most of its time there. Here whole frames of chosen subscriptions go from the socket's bytes to one
-callback. Everything else takes nats-py's own way, and so do connections that a user made.
+callback, as many at once as one read brought. Everything else takes nats-py's own way, and so do connections
+that a user made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nats.aio.client import Client
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-__all__ = ["DirectClient", "Receive"]
+from .messages import headers_that_matter
+
+__all__ = ["DirectClient", "Message", "Receive"]
 
 _CRLF = b"\r\n"
 
-# Subject, reply, header block and payload.
-Receive: TypeAlias = Callable[[bytes, bytes, bytes, bytes], None]
+# Subject, reply, headers (those that matter, or None) and payload.
+Message: TypeAlias = tuple[str, str, Mapping[str, str] | None, bytes]
+Receive: TypeAlias = Callable[[Sequence[Message]], None]
 
 
 class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed
@@ -26,24 +30,27 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed
 
     def __init__(self) -> None:
         super().__init__()
-        self._direct: dict[bytes, Receive] = {}
+        self._direct: dict[str, Receive] = {}
         self._ps = DirectParser(self, self._direct)
 
     def read_directly(self, sid: int, receive: Receive) -> None:
-        """Hand the frames of subscription `sid` to `receive`, which must not raise."""
-        self._direct[b"%d" % sid] = receive
+        """Hand the messages of subscription `sid` to `receive`, which must not raise."""
+        self._direct[str(sid)] = receive
 
     def stop_reading(self, sid: int) -> None:
         """Hand nothing of subscription `sid` to anybody any more."""
-        self._direct.pop(b"%d" % sid, None)
+        self._direct.pop(str(sid), None)
 
 
 class DirectParser(Parser):  # type: ignore[misc]
     """nats-py's parser, with its first look at a buffer for frames that are read directly."""
 
-    def __init__(self, client: Any, direct: dict[bytes, Receive]) -> None:
+    def __init__(self, client: Any, direct: dict[str, Receive]) -> None:
         super().__init__(client)
         self._direct = direct
+        # Most messages of a bucket were written alike, and so have the very same header block.
+        self._last_block = b""
+        self._last_headers = headers_that_matter(b"")
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what the socket gave. The order of frames is kept, whoever reads them."""
@@ -68,27 +75,42 @@ class DirectParser(Parser):  # type: ignore[misc]
 
     def _take_frames(self, data: bytes) -> tuple[int, int | None]:
         """Where the first frame lies that is not ours, and where it ends; None if more bytes are needed."""
-        at, size, direct = 0, len(data), self._direct
+        at, end, size, direct = 0, None, len(data), self._direct
+        batch: list[Message] = []
+        reader: Receive | None = None
         while at < size:
             line_end = data.find(_CRLF, at)
             if line_end < 0:
-                return at, None
-            words = data[at:line_end].split(b" ")
-            count, verb, start = len(words), words[0], line_end + len(_CRLF)
-            if verb == b"HMSG":
-                reply = words[3] if count == 6 else b""
-                header = int(words[-2])
-            elif verb == b"MSG":
-                reply = words[3] if count == 5 else b""
-                header = 0
+                break
+            start = line_end + 2
+            # A subject that is no text is kept as one that no key has.
+            words = data[at:line_end].decode("utf-8", "backslashreplace").split(" ")
+            verb, count = words[0], len(words)
+            if verb == "HMSG":
+                reply = words[3] if count == 6 else ""
+                payload = start + int(words[-2])
+            elif verb == "MSG":
+                reply = words[3] if count == 5 else ""
+                payload = start
             else:
-                return at, start
-            end = start + int(words[-1])
+                end = start
+                break
+            frame_end = start + int(words[-1])
             receive = direct.get(words[2])
             if receive is None:
-                return at, min(size, end + len(_CRLF))
-            if end + len(_CRLF) > size:
-                return at, None
-            receive(words[1], reply, data[start : start + header], data[start + header : end])
-            at = end + len(_CRLF)
-        return at, None
+                end = min(size, frame_end + 2)
+                break
+            if frame_end + 2 > size:
+                break
+            block = data[start:payload]
+            if block != self._last_block:
+                self._last_block, self._last_headers = block, headers_that_matter(block)
+            if receive is not reader:
+                if reader is not None:
+                    reader(batch)
+                reader, batch = receive, []
+            batch.append((words[1], reply, self._last_headers, data[payload:frame_end]))
+            at = frame_end + 2
+        if reader is not None:
+            reader(batch)
+        return at, end

@@ -18,14 +18,11 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient
-from .messages import headers_that_matter
+from .direct import DirectClient, Receive
 
-__all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending", "Receive"]
+__all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
 Headers: TypeAlias = Mapping[str, str]
-# Subject, reply, headers and payload of a message; what comes back is the subject of an empty answer.
-Receive: TypeAlias = Callable[[str, str, Headers | None, bytes], str | None]
 
 # A stream whose leader died needs about 5 s to elect another one (measured: 4.7 s); a caller who waits for
 # an answer is told after that.
@@ -55,7 +52,7 @@ class Link:
         self._errors: deque[tuple[int, str]] = deque(maxlen=_ERRORS_KEPT)
         self._error_count = 0
         self._last_error: Exception | None = None
-        self._answering: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -156,15 +153,10 @@ class Link:
                 await self._nc.publish(subject, payload)
 
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
-        """Hand every message of `subject` to `receive`; what comes back ends that.
-
-        A subject that `receive` returns gets an empty message: flow control asks for that.
-        """
+        """Hand every message of `subject` to `receive`, some at once; what comes back ends that."""
 
         async def receive_message(message: Msg) -> None:
-            answer_to = receive(message.subject, message.reply, message.headers, message.data)
-            if answer_to:
-                await self.publish(answer_to)
+            receive([(message.subject, message.reply, message.headers, message.data)])
 
         self._check_open()
         try:
@@ -175,16 +167,8 @@ class Link:
             raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
 
         direct = self._nc if isinstance(self._nc, DirectClient) else None
-
-        def receive_frame(subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-            # A subject that is no text is kept as one that no key has.
-            name = subject.decode("utf-8", "backslashreplace")
-            answer_to = receive(name, reply.decode("ascii", "replace"), headers_that_matter(headers), data)
-            if answer_to:
-                self._answer_soon(answer_to)
-
         if direct is not None:
-            direct.read_directly(subscription._id, receive_frame)
+            direct.read_directly(subscription._id, receive)
 
         async def unsubscribe() -> None:
             if direct is not None:
@@ -194,10 +178,11 @@ class Link:
 
         return unsubscribe
 
-    def _answer_soon(self, subject: str) -> None:
+    def publish_soon(self, subject: str) -> None:
+        """`publish` an empty message, without waiting for it."""
         task = asyncio.create_task(self.publish(subject))
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
     def new_inbox(self) -> str:
         """A subject nobody else listens to."""

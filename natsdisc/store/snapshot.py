@@ -1,0 +1,62 @@
+"""One look at a bucket: what a watch reports until it is complete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..errors import DiscoveryError, StoreUnavailableError
+from ..model import RemovalReason
+from . import Bucket, Doubt
+
+__all__ = ["read"]
+
+
+async def read(bucket: Bucket, prefix: str, what: object, *, timeout: float) -> dict[str, bytes]:
+    """Every live value below the tokens of `prefix`, by its key; `what` is how an error calls it.
+
+    Raises StoreUnavailableError after `timeout` seconds, and what ends a watch.
+    """
+    snapshot = _Snapshot()
+    reader = bucket.watch(prefix, snapshot)
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.shield(snapshot.done)
+    except TimeoutError:
+        raise StoreUnavailableError(
+            f"could not read {what} within {timeout:g} s: {snapshot.trouble or 'no answer'}"
+        ) from snapshot.trouble
+    finally:
+        snapshot.done.cancel()
+        await reader.aclose()
+    return snapshot.values
+
+
+class _Snapshot:
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.trouble: DiscoveryError | None = None
+
+    def begin(self) -> None:
+        self.values.clear()
+
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        self.values.update(entries)
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        self.values.pop(key, None)
+
+    def keep(self, key: str) -> None:
+        pass
+
+    def end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+        self.trouble = error
+
+    def fail(self, error: DiscoveryError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)

@@ -190,7 +190,8 @@ async def test_5_a_view_changes_before_the_event_is_read(registry: Registry) -> 
             assert view.get(mine.id) == mine
             await discovery.unregister(mine)
             assert await next_event(events) == Removed(mine.id, RemovalReason.UNREGISTERED)
-            assert len(view) == 0
+            assert not len(view)
+            assert not view.instances
 
 
 async def test_6_after_any_loss_the_difference_is_reported(registry: Registry) -> None:

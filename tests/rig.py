@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,8 @@ import pytest
 
 from natsdisc.server import NatsServer, find_server
 
+LONG = bool(os.environ.get("NATSDISC_LONG"))
+"""Whether tests take the numbers they are really about, and minutes, instead of a tenth of both."""
 SERVERS = Path(__file__).resolve().parent.parent / ".servers"
 CLUSTER_TIMEOUT = 30.0  # an election takes up to 9 s when the first is split, and each restart needs one
 _not_installable: dict[str, str] = {}

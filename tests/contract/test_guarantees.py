@@ -188,6 +188,7 @@ async def test_5_a_view_changes_before_the_event_is_read(registry: Registry) -> 
             mine = await discovery.update(mine, metadata={"number": number})
             assert await next_event(events) == Added(mine)
             assert view.get(mine.id) == mine
+            assert view.instances == (mine,)
             await discovery.unregister(mine)
             assert await next_event(events) == Removed(mine.id, RemovalReason.UNREGISTERED)
             assert not len(view)

@@ -79,7 +79,12 @@ class Follower:
     """A watch, the picture its events give, and what was wrong with them."""
 
     def __init__(
-        self, discovery: Discovery, query: Query, *, each: Callable[[], object] | None = None
+        self,
+        discovery: Discovery,
+        query: Query,
+        *,
+        each: Callable[[], object] | None = None,
+        pause: float = 0.0,
     ) -> None:
         self.discovery = discovery
         self.query = query
@@ -89,7 +94,7 @@ class Follower:
         self.problems: list[str] = []
         self.outcome: str | DiscoveryError | None = None
         self.watch = discovery.list_and_watch(query)
-        self._each = each
+        self._each, self._pause = each, pause
         self._task = asyncio.create_task(self._run())
 
     def report(self) -> dict[str, Any]:
@@ -113,8 +118,13 @@ class Follower:
                 self._take(event)
                 if self._each is not None:
                     self._each()
+                if self._pause:
+                    await asyncio.sleep(self._pause)
         except DiscoveryError as error:
             self.outcome = error
+        except Exception as error:
+            self.problems.append(repr(error))
+            raise
         else:
             self.outcome = "closed"
 

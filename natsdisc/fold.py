@@ -69,9 +69,9 @@ class Fold:
         return copy
 
     @property
-    def history(self) -> Iterable[Change]:
-        """The picture as the changes that lead to it from nothing."""
-        return (Change(key, None, instance) for key, instance in self._live.items())
+    def live(self) -> dict[str, Instance]:
+        """What is believed to be there, by its key; read only."""
+        return self._live
 
     def __len__(self) -> int:
         return len(self._live)
@@ -168,36 +168,42 @@ class Fold:
 class Backlog:
     """The changes one reader has not looked at yet: at most one a key, however many there were."""
 
-    def __init__(self, picture: Iterable[Change] = ()) -> None:
-        # A plain dict would look for its first key from the beginning each time, past all that were popped.
-        self._changes = OrderedDict((change.key, change) for change in picture)
+    def __init__(self, live: dict[str, Instance] | None = None) -> None:
+        """It begins with what is `live`, all of it still to be told."""
+        # The last item of a plain dict is popped in constant time, its first one is not.
+        self._first = dict(reversed((live or {}).items()))
+        self._changes: OrderedDict[str, Change] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._changes)
+        return len(self._first) + len(self._changes)
 
     def push(self, changes: Iterable[Change]) -> int:
         """Join each change to what is pending for its key, or append it; how many were joined.
 
         What ends where it began is dropped.
         """
-        joined, all_pending = 0, self._changes
+        joined, first, all_pending = 0, self._first, self._changes
         for change in changes:
             key = change.key
-            pending = all_pending.get(key)
-            if pending is None:
+            if key in first:
+                before = None
+                del first[key]
+            elif key in all_pending:
+                before = all_pending[key].before
+            else:
                 all_pending[key] = change
                 continue
             joined += 1
-            if _same(pending.before, change.after):
-                del all_pending[key]
+            if _same(before, change.after):
+                all_pending.pop(key, None)
             else:
-                all_pending[key] = change._replace(before=pending.before)
+                all_pending[key] = change._replace(before=before)
         return joined
 
     def pop(self) -> Event:
         """The oldest pending change as an event; raises KeyError when there is none."""
-        if not self._changes:
-            raise KeyError("nothing is pending")
+        if self._first:
+            return Added(self._first.popitem()[1])
         return self._changes.popitem(last=False)[1].event
 
 

@@ -174,7 +174,7 @@ class Registrar:
         leaving = {asyncio.create_task(self.unregister(id)) for id in list(self._held)}
         failed: list[BaseException] = []
         while leaving:
-            done, leaving = await asyncio.wait(leaving, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, leaving = await asyncio.wait(leaving, timeout=timeout)
             failed += [error for task in done if (error := task.exception()) is not None]
             if not done:
                 break

@@ -241,7 +241,7 @@ class _Inbox:
         self.closed = False
 
     def start(self, feed: Feed) -> None:
-        self._backlog = Backlog(feed.picture.history)
+        self._backlog = Backlog(feed.picture.live)
         self._is_synced = feed.picture.synced
         if feed.error is not None:
             self.ended(feed.error)

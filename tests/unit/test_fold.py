@@ -501,7 +501,7 @@ class TestBacklog:
         self, moves: list[Move], start: set[int]
     ) -> None:
         picture: dict[InstanceId, Instance] = {endpoint(n).id: endpoint(n) for n in start}
-        backlog, reader = Backlog(map(added, picture.values())), Reader()
+        backlog, reader = Backlog({key_of(id): it for id, it in picture.items()}), Reader()
         for move, number, what in moves:
             id = endpoint(number).id
             before = picture.get(id)
@@ -566,13 +566,15 @@ class TestBacklog:
         assert event.last == A
 
     def test_the_oldest_is_first(self) -> None:
-        backlog = Backlog([added(endpoint(3)), added(endpoint(1))])
+        backlog = Backlog({key_of(it.id): it for it in (endpoint(3), endpoint(1))})
         backlog.push([added(endpoint(2))])
-        backlog.push([added(endpoint(3, "b"), endpoint(3))])
-        assert [backlog.pop() for _ in range(3)] == [
-            Added(endpoint(3, "b")),
+        backlog.push([added(endpoint(4))])
+        backlog.push([added(endpoint(2, "b"), endpoint(2))])
+        assert [backlog.pop() for _ in range(4)] == [
+            Added(endpoint(3)),
             Added(endpoint(1)),
-            Added(endpoint(2)),
+            Added(endpoint(2, "b")),
+            Added(endpoint(4)),
         ]
 
     def test_an_empty_one_raises_key_error(self) -> None:

@@ -115,7 +115,7 @@ class Rig:
     def receive(self, message: Message) -> str | None:
         """Where the answer to this message went, if it was given one."""
         self.answers.clear()
-        self.delivery.receive([(message.subject, message.reply, message.headers, message.data)])
+        self.delivery.receive([as_tuple(message)])
         return self.answers[0] if self.answers else None
 
     def tell(self, *messages: Message) -> list[Report]:
@@ -303,6 +303,55 @@ class TestFlowControl:
             rig.delivery.heard = before = rig.delivery.heard - 1000.0
             rig.tell(sign)
             assert rig.delivery.heard > before + 999.0
+
+
+class TestBatches:
+    """One read of the socket brings many messages at once, cut anywhere."""
+
+    KINDS = st.lists(
+        st.sampled_from(["put", "delete", "forged", "heartbeat", "flow control", "lost"]), max_size=12
+    )
+
+    @given(kinds=KINDS, cuts=st.lists(st.integers(1, 12), max_size=6), counted=st.integers(0, 12))
+    async def test_any_batches_tell_what_single_messages_tell(
+        self, kinds: list[str], cuts: list[int], counted: int
+    ) -> None:
+        messages, number, lost = [], 0, 0
+        for at, kind in enumerate(kinds):
+            if kind == "heartbeat":
+                messages.append(heartbeat(number))
+            elif kind == "flow control":
+                messages.append(flow_control(f"$JS.FC.{at}"))
+            else:
+                number += 1
+                if kind == "lost":
+                    lost += 1
+                else:
+                    headers = {"forged": {"Nats-Scheduler": "other"}, "delete": {"KV-Operation": "DEL"}}
+                    messages.append(message(number, 9, f"k{at % 3}", b"%d" % at, headers.get(kind)))
+        one, many = Rig(), Rig()
+        for rig in (one, many):
+            rig.delivery.expect(counted)
+        for single in messages:
+            one.delivery.receive([as_tuple(single)])
+        rest = messages
+        for cut in cuts:
+            many.delivery.receive([as_tuple(each) for each in rest[:cut]])
+            rest = rest[cut:]
+        if rest:
+            many.delivery.receive([as_tuple(each) for each in rest])
+        assert many.delivery.doubt == one.delivery.doubt
+        if lost and one.delivery.doubt is not None:
+            return  # of what comes with a gap nothing has to be told: a snapshot follows
+        assert many.answers == one.answers
+        assert many.delivery.received == one.delivery.received
+        told = [[report for report in rig.sink.reports if report != END] for rig in (one, many)]
+        assert told[0] == told[1]
+        assert one.sink.reports.count(END) == many.sink.reports.count(END) <= 1
+
+
+def as_tuple(message: Message) -> tuple[str, str, dict[str, str] | None, bytes]:
+    return message.subject, message.reply, message.headers, message.data
 
 
 class TestReports:

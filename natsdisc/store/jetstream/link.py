@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Receive
+from .direct import DirectClient, Message, Receive
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
@@ -155,8 +155,18 @@ class Link:
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
         """Hand every message of `subject` to `receive`, some at once; what comes back ends that."""
 
+        batch: list[Message] = []
+
+        def hand_over() -> None:
+            messages = batch.copy()
+            batch.clear()
+            receive(messages)
+
         async def receive_message(message: Msg) -> None:
-            receive([(message.subject, message.reply, message.headers, message.data)])
+            # What nats-py has read at once comes without a turn of the loop between.
+            if not batch:
+                asyncio.get_running_loop().call_soon(hand_over)
+            batch.append((message.subject, message.reply, message.headers, message.data))
 
         self._check_open()
         try:

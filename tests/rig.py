@@ -100,14 +100,16 @@ class Cluster:
     """
 
     def __init__(self, binary: Path | None = None, *, size: int = 3) -> None:
+        self.names = [f"node{number}" for number in range(size)]
+        # Held until everybody has a port of its own.
         with contextlib.ExitStack() as held:
             sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(size)]
             routes = [sock.getsockname()[1] for sock in sockets]
-        self.names = [f"node{number}" for number in range(size)]
-        self.nodes = [
-            NatsServer(binary, config=_cluster_config(name, route, *self._ways(number, routes)))
-            for number, (name, route) in enumerate(zip(self.names, routes, strict=True))
-        ]
+            configs = [
+                _cluster_config(name, route, *self._ways(number, routes))
+                for number, (name, route) in enumerate(zip(self.names, routes, strict=True))
+            ]
+        self.nodes = [NatsServer(binary, config=config) for config in configs]
         self._running = contextlib.AsyncExitStack()
 
     @property

@@ -98,6 +98,11 @@ async def test_a_node_parted_from_both_others(
         fleet.measured(f"three nodes: the {role} parted, a quorum everywhere again", healed)
         await fleet.converged(f"three nodes: the parted {role} back, since all nodes are", time.monotonic())
         assert max(ages(fleet)) < 9
+        # When all is calm everything is read once more, and nobody is called stale for that.
+        deliveries, resyncs = set(deliveries_of(fleet)), fleet.resyncs()
+        await eventually(lambda: not deliveries & set(deliveries_of(fleet)), DEADLINE)
+        assert fleet.resyncs() == resyncs
+        await fleet.converged()
         assert await fleet.removed() == set(map(str, ghosts))
         assert not mine & await fleet.removed()
         assert fleet.witness.answers["StoreUnavailableError"] > 0
@@ -110,6 +115,12 @@ async def all_right(fleet: Fleet) -> bool:
 def ages(fleet: Fleet) -> list[float]:
     """The seconds since each watcher of this process had its picture confirmed."""
     return [follower.watch._feed.age for follower in fleet.followers if follower.watch._feed]
+
+
+def deliveries_of(fleet: Fleet) -> list[object]:
+    """What each watcher of this process reads."""
+    feeds = [follower.watch._feed for follower in fleet.followers]
+    return [feed._reader._delivery for feed in feeds if feed and feed._reader]  # type: ignore[attr-defined]
 
 
 def stale(caplog: pytest.LogCaptureFixture) -> int:

@@ -68,6 +68,7 @@ class OrderedReader:
         self._confirmed = _now()
         self._delivery: Delivery | None = None
         self._replica = Replica(stream, None)
+        self._troubled = False
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
@@ -96,6 +97,7 @@ class OrderedReader:
                 if never_seen and _now() - started > JETSTREAM_PATIENCE:
                     self._sink.fail(error)
                     return
+                self._troubled = True
                 self._sink.stale(Doubt.UNAVAILABLE, error)
                 await asyncio.sleep(next(pauses))
             except DiscoveryError as error:
@@ -109,6 +111,7 @@ class OrderedReader:
                 return
             else:
                 pauses = delays(first=0.1, longest=_LONGEST_PAUSE)
+                self._troubled = doubt is not None
                 if doubt is not None:
                     explained = StoreUnavailableError(f"watching {self._filter}: {_DOUBTS[doubt]}")
                     self._sink.stale(doubt, explained)
@@ -116,6 +119,8 @@ class OrderedReader:
 
     async def _pass(self) -> Doubt | None:
         """Make a consumer and follow it until there is a doubt, or wait for a stream that is not there.
+
+        Without a doubt it is time for a new pass: the stream may be there, or the cluster is calm again.
 
         Raises what cannot be repaired, and StoreUnavailableError for what can.
         """
@@ -153,7 +158,7 @@ class OrderedReader:
             confirmed = min(self._delivery.confirmed, self._replica.confirmed)
             self._confirmed = max(self._confirmed, confirmed)
 
-    async def _follow(self, delivery: Delivery, name: str) -> Doubt:
+    async def _follow(self, delivery: Delivery, name: str) -> Doubt | None:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
         while True:
             self._wake.clear()
@@ -168,6 +173,8 @@ class OrderedReader:
                 return Doubt.SILENCE
             if self._replica.is_deaf:
                 return Doubt.LEADER
+            if _now() > self._replica.look_again_at:
+                return None
             if _now() > self._replica.ask_at:
                 await self._replica.ask()
                 continue
@@ -178,7 +185,8 @@ class OrderedReader:
                 continue
             with suppress(TimeoutError):
                 until_silence = _SILENCE - silence + _IDLE_HEARTBEAT / 10
-                async with asyncio.timeout(min(until_silence, self._replica.ask_at - _now())):
+                until_next = min(self._replica.ask_at, self._replica.look_again_at) - _now()
+                async with asyncio.timeout(min(until_silence, until_next)):
                     await self._wake.wait()
 
     async def _check(self, delivery: Delivery, name: str) -> bool:
@@ -240,7 +248,8 @@ class OrderedReader:
             if error.code >= 500:
                 raise StoreUnavailableError(str(error)) from error
             raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
-        self._replica = Replica(self._stream, (info.get("cluster") or {}).get("leader"))
+        node = (info.get("cluster") or {}).get("leader")
+        self._replica = Replica(self._stream, node, troubled=self._troubled)
         pending = int(info["num_pending"])
         if pending == 0:
             await self._check_stream()

@@ -23,20 +23,27 @@ _ANSWER_SHARED = 1.0
 _ANSWER_TIMEOUT = 2.0
 # A leader speaks to its followers every second. One that was not answered for so long has lost them.
 _CONTACT = 3.0
-# An election takes 4 to 9 s, and is no reason to read everything again.
+# An election takes 4 to 9 s: who reads from a node that is well need not be called stale meanwhile.
 _ELECTION = 9.0
+# A node that was away catches up, and what it delivers meanwhile may lack something without a gap (measured:
+# one watch in some hundreds). So everything is read again when the cluster has been calm for so long.
+_CALM = 5.0
 
 
 class Replica:
     """The node on which a consumer reads, by its name in the cluster; None when there is no cluster."""
 
-    def __init__(self, stream: Stream, node: str | None) -> None:
+    def __init__(self, stream: Stream, node: str | None, *, troubled: bool = False) -> None:
         self._stream = stream
         self._node = node
-        # When the leader was last known to reach it, and when it is to be asked next.
+        self._leader: tuple[object, object] | None = None
+        self.look_again_at = float("inf")
+        # When the leader was last known to reach it, and when it is to be asked next (by the loop's clock).
         self.confirmed, self.ask_at = _now(), 0.0
         self.is_reached = False
         self._check_askable()
+        if node is not None and troubled:
+            self._wait_for_calm()
 
     @property
     def is_deaf(self) -> bool:
@@ -57,9 +64,15 @@ class Replica:
         except (StoreUnavailableError, ApiError):
             cluster = {}
         self.is_reached = reaches(cluster, self._node or "")
+        leader = cluster.get("leader"), cluster.get("leader_since")
+        if not self.is_reached or self._leader not in (None, leader):
+            self._wait_for_calm()
         if self.is_reached:
-            self.confirmed = _now()
+            self.confirmed, self._leader = _now(), leader
         self.ask_at = _now() + _ASK_EVERY * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load)
+
+    def _wait_for_calm(self) -> None:
+        self.look_again_at = _now() + _CALM * random.uniform(1, 2)  # noqa: S311 (spreads load)
 
     def _check_askable(self) -> bool:
         if self._node is not None and not self._stream.is_hidden:

@@ -166,7 +166,10 @@ async def test_4_the_last_state_is_never_skipped_by_a_slow_reader(registry: Regi
             mine = await discovery.update(mine, transport=Transport.nats(str(number)))
         while await next_event(quick) != Added(mine):
             pass
+        before = discovery.stats()
         assert await next_event(events) == Added(mine)  # one event for fifty changes
+        assert discovery.stats().events == before.events + 1
+        assert before.conflated >= 48
         gone = await discovery.register(endpoint(name="gone"))
         await discovery.unregister(gone)
         last = await discovery.register(endpoint(name="last"))

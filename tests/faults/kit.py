@@ -571,7 +571,9 @@ class Fleet:
             if not wrong:
                 break
             if took > timeout:
-                raise AssertionError(f"{fault}: after {took:.1f} s\n" + "\n".join(wrong[:20]))
+                wrong += [*await self._wrong_lists(), *self._not_active()]
+                told = "\n".join(line[:1000] for line in [*wrong[:10], *wrong[10:][-20:]])
+                raise AssertionError(f"{fault}: after {took:.1f} s\n{told}")
             await asyncio.sleep(0.02)
         await self.check_legal()
         if fault is not None:
@@ -612,6 +614,15 @@ class Fleet:
             return []
         ids, live = set(map(str, truth)), set(report["live"])
         return [f"{query} {where}: ghosts {sorted(live - ids)}, missing {sorted(ids - live)}, or old values"]
+
+    def _not_active(self) -> list[str]:
+        """The writers who do not hold what they registered, and in which state they are."""
+        found = []
+        for at, writer in enumerate(self.writers):
+            states = Counter(str(registration.state) for registration in writer.discovery.registrations)
+            if set(states) - {"active"}:
+                found.append(f"writer {at}: {dict(states)}, {writer.discovery.stats()}")
+        return found
 
     async def _wrong_lists(self) -> list[str]:
         wrong = []

@@ -21,15 +21,17 @@ __all__ = ["LIMITS", "Permissions", "Role", "permissions"]
 
 LIMITS = (
     "A registrar can read every namespace (STREAM.MSG.GET, STREAM.INFO): NATS cannot confine these.",
-    "A registrar can make a listing miss others' entries, by a forged schedule or a rollup, and take others' "
-    "leases away. Watches ignore it, and each owner puts its entry and lease back with its next "
-    "heartbeat, after ttl/3 at most. An entry without a lease has no owner to do so; an entry whose owner "
-    "dies before that stays (see `natsdisc prune`).",
+    "A registrar can make a listing, or a watch that just begins, miss others' entries, by a forged schedule "
+    "or a rollup, and take others' leases away. Watches ignore it, and each owner puts its entry and lease "
+    "back with its next heartbeat, after ttl/3 at most; but who does it again and again, or by a schedule "
+    "that repeats (@every), keeps listings incomplete for as long. An entry without a lease has no owner to "
+    "put it back; an entry whose owner dies before that stays (see `natsdisc prune`).",
     "Every user, a reader too, can have the answer to a request sent to any subject, and so overwrite an "
     "entry with rubbish: NATS does not check reply subjects. The owner puts it back as above; watchers may "
     "see it go and come.",
-    "Users who share an inbox prefix can read each other's answers, and so what the others watch: give a "
-    "user who must not see other namespaces an inbox prefix of its own.",
+    "Users who share an inbox prefix can read each other's answers, and so what the others watch, and end "
+    "the consumer it comes through (the watch makes a new one within seconds): give a user who must not see "
+    "other namespaces an inbox prefix of its own.",
     "What to use instead: a bucket prefix for each party, with permissions for that prefix only, keeps their "
     "streams apart, and so all of this but rubbish by an answer; an account for each party keeps everything "
     "apart.",

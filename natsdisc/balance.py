@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import random
 from bisect import bisect
-from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Protocol
+from operator import and_, attrgetter, mul
+from typing import Any, Protocol, TypeVar
 
 from .errors import NoInstanceError
-from .model import Instance, InstanceId
+from .model import EndpointInstance, EndpointInstanceId, Instance, InstanceId
 
 __all__ = [
     "Balance",
@@ -32,15 +32,15 @@ __all__ = [
 
 # A weight above this counts as this, so that sums stay exact enough.
 _MOST_WEIGHT = 1e9
-_MASK = 0xFFFF_FFFF
-# Multipliers of a 32-bit finalizer that spreads every input bit over all output bits (murmur3's).
-_MIX_1, _MIX_2 = 0x85EB_CA6B, 0xC2B2_AE35
+_64_BITS = 2**64 - 1
+
+_Instance = TypeVar("_Instance", bound=Instance)
 
 
 class Balance(Protocol):
     """Picks an instance. `started` and `finished` tell it of work in flight."""
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         """One of `instances`; raises NoInstanceError when there are none."""
 
     def started(self, id: InstanceId) -> None:
@@ -64,7 +64,7 @@ class RoundRobin(_Stateless):
     def __init__(self) -> None:
         self._turn = itertools.count()
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if not instances:
             raise _nobody()
         return instances[next(self._turn) % len(instances)]
@@ -76,7 +76,7 @@ class Random(_Stateless):
     def __init__(self, source: random.Random | None = None) -> None:
         self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if not instances:
             raise _nobody()
         return instances[int(self._random() * len(instances))]
@@ -87,9 +87,9 @@ class LeastOutstanding:
 
     def __init__(self, source: random.Random | None = None) -> None:
         self._random = (source or random.Random()).random  # noqa: S311 (spreads load)
-        self._outstanding: Counter[InstanceId] = Counter()
+        self._outstanding: dict[tuple[Any, ...], int] = {}
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if not instances:
             raise _nobody()
         one = int(self._random() * len(instances))
@@ -98,15 +98,20 @@ class LeastOutstanding:
             return first
         other = int(self._random() * (len(instances) - 1))
         second = instances[other + (other >= one)]
-        return second if self._outstanding[second.id] < self._outstanding[first.id] else first
+        work = self._outstanding.get
+        return second if work(_names(second), 0) < work(_names(first), 0) else first
 
     def started(self, id: InstanceId) -> None:
-        self._outstanding[id] += 1
+        names = _names(id)
+        self._outstanding[names] = self._outstanding.get(names, 0) + 1
 
     def finished(self, id: InstanceId) -> None:
-        self._outstanding[id] -= 1
-        if self._outstanding[id] <= 0:
-            del self._outstanding[id]
+        names = _names(id)
+        left = self._outstanding.get(names, 0) - 1
+        if left > 0:
+            self._outstanding[names] = left
+        else:
+            self._outstanding.pop(names, None)
 
 
 class Weighted(_Stateless):
@@ -117,7 +122,7 @@ class Weighted(_Stateless):
         self._instances: Sequence[Instance] | None = None
         self._limits: list[float] = []
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if instances is not self._instances:
             self._instances = _to_remember(instances)
             self._limits = list(itertools.accumulate(map(weight_of, instances)))
@@ -136,21 +141,27 @@ class Rendezvous:
     """
 
     def __init__(self) -> None:
-        self._instances: Sequence[Instance] | None = None
+        self._instances: tuple[Instance, ...] = ()
         self._hashes: list[int] = []
 
-    def pick(self, instances: Sequence[Instance], key: str | bytes) -> Instance:
+    def pick(self, instances: Sequence[_Instance], key: str | bytes) -> _Instance:
         """The instance of `instances` for `key`; raises NoInstanceError when there are none."""
-        if instances is not self._instances:
-            self._instances = _to_remember(instances)
-            self._hashes = [_hash(str(instance.id)) for instance in instances]
-        if not instances:
+        hashes = self._hashes if instances is self._instances else self._hash_all(instances)
+        if not hashes:
             raise _nobody()
-        salt = _hash(key)
-        # One multiplication leaves the order of two instances too much the same from key to key.
-        mixed = [(one ^ salt) * _MIX_1 & _MASK for one in self._hashes]
-        scores = [(one ^ one >> 13) * _MIX_2 & _MASK for one in mixed]
+        # 64 random bits times 64 others, modulo 2**64, are 64 random bits again; times an odd number two
+        # different ones stay different. And none of these loops runs in Python.
+        products = map(mul, hashes, itertools.repeat(_hash(key) | 1))
+        scores = list(map(and_, products, itertools.repeat(_64_BITS)))
         return instances[scores.index(max(scores))]
+
+    def _hash_all(self, instances: Sequence[Instance]) -> list[int]:
+        """After a change most objects are those of before: only the others are worked out."""
+        known = dict(zip(map(id, self._instances), self._hashes, strict=True))
+        hashes = [known.get(id(one)) or _hash(str(one.id)) for one in instances]
+        if isinstance(instances, tuple):
+            self._instances, self._hashes = instances, hashes
+        return hashes
 
 
 class PreferZone:
@@ -160,14 +171,14 @@ class PreferZone:
         self._zone = zone
         self._inside: Balance = inside if inside is not None else RoundRobin()
         self._instances: Sequence[Instance] | None = None
-        self._near: Sequence[Instance] = ()
+        self._near: Sequence[Any] = ()
 
-    def pick(self, instances: Sequence[Instance]) -> Instance:
+    def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if instances is not self._instances:
             self._instances = _to_remember(instances)
-            near = tuple(instance for instance in instances if zone_of(instance) == self._zone)
-            self._near = near or instances
-        return self._inside.pick(self._near)
+            self._near = tuple(one for one in instances if zone_of(one) == self._zone) or instances
+        near: Sequence[_Instance] = self._near
+        return self._inside.pick(near)
 
     def started(self, id: InstanceId) -> None:
         self._inside.started(id)
@@ -201,9 +212,20 @@ def _metadata(instance: Instance, name: str) -> object:
     return metadata.get(name) if metadata else None
 
 
+_names_of_endpoint = attrgetter("namespace", "component", "endpoint", "instance_id")
+_names_of_card = attrgetter("namespace", "component", "endpoint", "instance_id", "model_suffix")
+
+
+def _names(one: Instance | InstanceId) -> tuple[Any, ...]:
+    """What makes up an id: several times as fast to look up as the id, which Python code compares."""
+    names = _names_of_endpoint if isinstance(one, (EndpointInstance, EndpointInstanceId)) else _names_of_card
+    found: tuple[Any, ...] = names(one)
+    return found
+
+
 def _hash(text: str | bytes) -> int:
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return int.from_bytes(blake2b(data, digest_size=4).digest(), "big")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def _nobody() -> NoInstanceError:

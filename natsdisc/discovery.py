@@ -264,7 +264,16 @@ class Discovery:
         keys.prefix_of(query)
         return Watch(lambda: self._join(query), self._release, self._stats)
 
-    def view(self, query: Query, *, balance: Balance | None = None) -> View:
+    @overload
+    def view(self, query: EndpointQuery, *, balance: Balance | None = ...) -> View[EndpointInstance]: ...
+
+    @overload
+    def view(self, query: ModelQuery, *, balance: Balance | None = ...) -> View[ModelInstance]: ...
+
+    @overload
+    def view(self, query: Query, *, balance: Balance | None = ...) -> View[Instance]: ...
+
+    def view(self, query: Query, *, balance: Balance | None = None) -> View[Any]:
         """A picture of `query` that follows the registry, picking by `balance` (round robin by default).
 
         Raises ClosedError.

@@ -12,8 +12,9 @@ Rules
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from . import wire
@@ -21,6 +22,9 @@ from .errors import InvalidValueError
 from .model import Added, Event, Instance, RemovalReason, Removed
 
 __all__ = ["Backlog", "Change", "Fold"]
+
+# Who is further behind than so many changes looks at the whole picture again.
+_REMEMBERED = 1_000
 
 
 class Change(NamedTuple):
@@ -55,6 +59,7 @@ class Fold:
         self._seen: set[str] | None = None
         self.synced = False
         self.version = 0  # grows with every change
+        self._recent: deque[Change] = deque(maxlen=_REMEMBERED)
 
     @property
     def instances(self) -> Iterable[Instance]:
@@ -72,6 +77,13 @@ class Fold:
     def live(self) -> dict[str, Instance]:
         """What is believed to be there, by its key; read only."""
         return self._live
+
+    def since(self, version: int) -> list[Change] | None:
+        """The changes after `version`, in order; None when they are no longer known."""
+        missing = self.version - version
+        if missing > len(self._recent):
+            return None
+        return list(islice(reversed(self._recent), missing))[::-1]
 
     def __len__(self) -> int:
         return len(self._live)
@@ -115,6 +127,7 @@ class Fold:
             live[key], values[key] = instance, value
             changes.append(Change(key, before, instance))
         self.version += len(changes)
+        self._recent.extend(changes)
         return changes
 
     def delete(self, key: str, reason: RemovalReason, now: float) -> list[Change]:
@@ -161,8 +174,10 @@ class Fold:
         self._held.pop(key, None)
         last = self._live.pop(key)
         del self._values[key]
+        change = Change(key, last, None, reason)
         self.version += 1
-        return Change(key, last, None, reason)
+        self._recent.append(change)
+        return change
 
 
 class Backlog:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import random
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from . import keys, log
-from .balance import Balance, Rendezvous, RoundRobin, is_draining
+from .aside import Asides
+from .balance import Balance, Rendezvous, RoundRobin
 from .clock import Clock
-from .errors import ClosedError, DiscoveryError
+from .errors import ClosedError, DiscoveryError, NoInstanceError
 from .fold import Change
 from .model import (
-    Added,
     EndpointInstance,
     EndpointInstanceId,
     Event,
@@ -26,21 +26,20 @@ from .model import (
     ModelCardInstanceId,
     ModelInstance,
     Query,
+    Transport,
     sort_key,
 )
+from .order import Order, without
 from .watch import Feed, Follower
 
 __all__ = ["Selection", "View"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-# A reported instance is set aside this long (seconds), twice as long each time it fails again, to a limit.
-_FIRST_REST, _LONGEST_REST = 0.5, 30.0
-_MOST_DOUBLINGS = 6
+_Instance = TypeVar("_Instance", bound=Instance, covariant=True)
 
 
-class View:
+class View(Generic[_Instance]):
     """A picture that follows the registry.
 
     Reads are plain attribute reads: no await and no I/O. While the server cannot be reached it shows the last
@@ -63,10 +62,9 @@ class View:
         self._clock = clock
         self._balance: Balance = balance if balance is not None else RoundRobin()
         self._rendezvous = Rendezvous()
-        self._state = _State(query, clock)
-        self._sorted: tuple[Instance, ...] = ()
-        self._sorted_version = -1
-        self._choice: tuple[Instance, ...] = ()
+        self._state = _State(query, Asides(clock))
+        self._order = Order()
+        self._choice: tuple[Any, ...] = ()
         self._choice_version = (-1, -1)
         feed.follow(self._state)
         if feed.error is not None:
@@ -78,13 +76,16 @@ class View:
         self._finalizer.atexit = False
 
     @property
-    def instances(self) -> tuple[Instance, ...]:
+    def instances(self) -> tuple[_Instance, ...]:
         """What is there, sorted by id."""
-        picture = self._picture
-        if self._sorted_version != picture.version:
-            self._sorted = tuple(sorted(picture.instances, key=sort_key))
-            self._sorted_version = picture.version
-        return self._sorted
+        self._order.follow(self._picture)
+        shown: tuple[Any, ...] = self._order.instances
+        return shown
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change, for `changed`."""
+        return self._picture.version
 
     @property
     def synced(self) -> bool:
@@ -102,18 +103,19 @@ class View:
     def __len__(self) -> int:
         return len(self._picture)
 
-    def __iter__(self) -> Iterator[Instance]:
+    def __iter__(self) -> Iterator[_Instance]:
         return iter(self.instances)
 
     def __contains__(self, item: object) -> bool:
         id = item.id if isinstance(item, (EndpointInstance, ModelInstance)) else item
         return isinstance(id, (EndpointInstanceId, ModelCardInstanceId)) and self.get(id) is not None
 
-    def get(self, id: InstanceId) -> Instance | None:
+    def get(self, id: InstanceId) -> _Instance | None:
         """The instance with this id, if it is there."""
-        return self._picture.find(keys.key_of(id)) if self._query.matches(id) else None
+        found = self._picture.find(keys.key_of(id)) if self._query.matches(id) else None
+        return cast("_Instance | None", found)
 
-    def pick(self, key: str | bytes | None = None) -> Instance:
+    def pick(self, key: str | bytes | None = None) -> _Instance:
         """One instance, by this view's balance, or always the same one for a `key`.
 
         Those that drain, or that were reported, are left out while there are others.
@@ -123,15 +125,15 @@ class View:
         return self._balance.pick(choice) if key is None else self._rendezvous.pick(choice, key)
 
     @asynccontextmanager
-    async def using(self, key: str | bytes | None = None, *, timeout: float = 0.0) -> AsyncIterator[Instance]:
-        """Pick an instance and count it as busy meanwhile; wait up to `timeout` seconds for one.
+    async def using(
+        self, key: str | bytes | None = None, *, timeout: float | None = 0.0
+    ) -> AsyncIterator[_Instance]:
+        """Pick an instance and count it as busy meanwhile.
 
-        Raises NoInstanceError.
+        Waits up to `timeout` seconds until there is one (None: without end).
+        Raises NoInstanceError; while it waits also ClosedError, and what broke the view for good.
         """
-        if timeout > 0 and not len(self):
-            with suppress(TimeoutError):  # and then there is none to pick
-                await self.wait_for(1, timeout=timeout)
-        instance = self.pick(key)
+        instance = await self._pick_within(timeout, key)
         self._balance.started(instance.id)
         try:
             yield instance
@@ -139,12 +141,16 @@ class View:
             self._balance.finished(instance.id)
 
     def report_failure(self, id: InstanceId) -> None:
-        """Set an instance aside for a while, longer each time; it is back at once when it registers anew."""
-        if self.get(id) is not None:
-            self._state.set_aside(id)
+        """Set an instance aside for a while, longer each time; one that is not there is ignored.
+
+        It is back by itself, or at once when it registers anew or has another transport.
+        """
+        failed = self.get(id)
+        if failed is not None:
+            self._state.asides.report(sort_key(failed))
 
     async def wait_for(self, n: int, timeout: float | None = None) -> None:
-        """Wait until at least `n` instances are there.
+        """Wait until the first picture is complete and at least `n` instances are there, in whatever state.
 
         Raises TimeoutError after `timeout` seconds, ClosedError, and what broke the view for good.
         """
@@ -152,11 +158,16 @@ class View:
             while not self.synced or len(self) < n:
                 await self._state.wait()
 
-    async def changed(self) -> None:
-        """Wait for the next change. Raises ClosedError, and what broke the view for good."""
-        version = self._picture.version
-        while self._picture.version == version:
+    async def changed(self, since: int | None = None) -> int:
+        """Wait for the next change, or for one after the version `since`; returns the `version` then.
+
+        Who gives back what it got last misses nothing that happened in between.
+        Raises ClosedError, and what broke the view for good.
+        """
+        seen = self.version if since is None else since
+        while self.version == seen:
             await self._state.wait()
+        return self.version
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Call `callback` with every later event, after the view has changed; the answer takes it back.
@@ -165,7 +176,7 @@ class View:
         """
         return self._state.subscribe(callback)
 
-    def select(self, function: Callable[[Instance], _T]) -> Selection[_T]:
+    def select(self, function: Callable[[_Instance], _T]) -> Selection[_T]:
         """A mapping from each id to what `function` makes of its instance; it follows the view."""
         return Selection(self, function)
 
@@ -194,22 +205,39 @@ class View:
     def __repr__(self) -> str:
         return f"<View {self._query} {len(self)} instances>"
 
-    def _candidates(self) -> tuple[Instance, ...]:
-        version = (self._picture.version, self._state.asides_version())
+    def _candidates(self) -> tuple[_Instance, ...]:
+        picture, asides = self._picture, self._state.asides
+        asides.bring_back()
+        version = (picture.version, asides.version)
         if version != self._choice_version:
-            serving = self.instances
-            if self._state.has_asides:
-                serving = tuple(one for one in serving if not self._state.is_aside(one.id))
-            fresh = tuple(instance for instance in serving if not is_draining(instance))
-            self._choice = fresh or serving or self.instances
+            self._order.follow(picture)
+            everybody, out = self._order.instances, asides.out
+            self._choice = (
+                without(everybody, self._order.draining | out) or without(everybody, out) or everybody
+            )
             self._choice_version = version
         return self._choice
+
+    async def _pick_within(self, seconds: float | None, key: str | bytes | None) -> _Instance:
+        if seconds is not None and seconds <= 0:
+            return self.pick(key)
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    if self.synced:
+                        try:
+                            return self.pick(key)
+                        except NoInstanceError:
+                            pass
+                    await self._state.wait()
+        except TimeoutError:
+            return self.pick(key)
 
 
 class Selection(Mapping[InstanceId, _T], Generic[_T]):
     """A value of each instance, worked out once for each version of it."""
 
-    def __init__(self, view: View, function: Callable[[Instance], _T]) -> None:
+    def __init__(self, view: View[Any], function: Callable[[Any], _T]) -> None:
         self._view = view
         self._function = function
         self._values: dict[InstanceId, tuple[Instance, _T]] = {}
@@ -227,7 +255,8 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
 
     def __iter__(self) -> Iterator[InstanceId]:
         self._forget_gone()
-        return iter([instance.id for instance in self._view.instances])
+        # Whoever awaits on the way may find that some are gone.
+        return (instance.id for instance in self._view.instances if instance in self._view)
 
     def __len__(self) -> int:
         return len(self._view)
@@ -240,41 +269,22 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
 class _State:
     """The follower behind a View: who waits, who listens, and who is set aside."""
 
-    def __init__(self, query: Query, clock: Clock) -> None:
+    def __init__(self, query: Query, asides: Asides) -> None:
         self._query = query
-        self._clock = clock
         self._wake = asyncio.Event()
         self._callbacks: dict[int, Callable[[Event], object]] = {}
-        self._numbers = iter(range(2**62))
-        # id to (until, how often in a row)
-        self._aside: dict[InstanceId, tuple[float, int]] = {}
-        self._asides_version = 0
-        self._next_back: float | None = None
+        self._numbers = itertools.count()
         self._error: DiscoveryError | None = None
         self._closed = False
+        self.asides = asides
 
     def changed(self, changes: Sequence[Change]) -> None:
         self._wake.set()
-        if not self._aside and not self._callbacks:
-            return
-        for change in changes:
+        # All of them first: a callback may pick.
+        for change in changes if self.asides else ():
             self._note(change)
-
-    def _note(self, change: Change) -> None:
-        event = change.event
-        id = event.instance.id if isinstance(event, Added) else event.id
-        # Registered anew, or gone; an update says nothing about what failed.
-        if (change.before is None or change.after is None) and self._aside.pop(id, None) is not None:
-            self._note_asides()
-        for callback in list(self._callbacks.values()):
-            try:
-                callback(event)
-            except Exception:
-                _log.exception(
-                    "a callback of the view of %s failed",
-                    self._query,
-                    extra=log.fields("callback_failed", query=self._query),
-                )
+        for change in changes if self._callbacks else ():
+            self._tell(change.event)
 
     def synced(self) -> None:
         self._wake.set()
@@ -292,12 +302,12 @@ class _State:
         self._wake.set()
 
     async def wait(self) -> None:
-        """Until something happened."""
+        """Until something happened. Between its check and this no other task may run."""
         if self._error is not None:
             raise self._error
         if self._closed:
             raise ClosedError("the view was closed")
-        self._wake.clear()
+        self._wake.clear()  # those who wait already are woken all the same
         await self._wake.wait()
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
@@ -309,33 +319,23 @@ class _State:
 
         return unsubscribe
 
-    def set_aside(self, id: InstanceId) -> None:
-        now = self._clock.time()
-        until, failures = self._aside.get(id, (0.0, 0))
-        if until > now:
-            return  # requests that failed together are one failure
-        if now > until + _LONGEST_REST:
-            failures = 0  # it has served well since
-        rest = min(_FIRST_REST * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_REST)
-        self._aside[id] = (now + rest * random.uniform(0.5, 1.0), failures + 1)  # noqa: S311 (spreads load)
-        self._note_asides()
+    def _note(self, change: Change) -> None:
+        before, after = change.before, change.after
+        # Gone, or at another place than that which failed; any other update says nothing about it.
+        if before is not None and (after is None or _transport(before) != _transport(after)):
+            self.asides.forget(sort_key(before))
 
-    @property
-    def has_asides(self) -> bool:
-        """Whether anybody is set aside now."""
-        return self._next_back is not None
+    def _tell(self, event: Event) -> None:
+        for callback in list(self._callbacks.values()):
+            try:
+                callback(event)
+            except Exception:
+                _log.exception(
+                    "a callback of the view of %s failed",
+                    self._query,
+                    extra=log.fields("callback_failed", query=self._query),
+                )
 
-    def is_aside(self, id: InstanceId) -> bool:
-        until, _ = self._aside.get(id, (0.0, 0))
-        return until > self._clock.time()
 
-    def asides_version(self) -> int:
-        """Grows whenever an instance was set aside, or is back."""
-        if self._next_back is not None and self._clock.time() >= self._next_back:
-            self._note_asides()
-        return self._asides_version
-
-    def _note_asides(self) -> None:
-        self._asides_version += 1
-        now = self._clock.time()
-        self._next_back = min((until for until, _ in self._aside.values() if until > now), default=None)
+def _transport(instance: Instance) -> Transport | None:
+    return instance.transport if isinstance(instance, EndpointInstance) else None

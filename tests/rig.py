@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -23,8 +24,10 @@ import pytest
 
 from natsdisc.server import NatsServer, find_server
 
+LONG = bool(os.environ.get("NATSDISC_LONG"))
+"""Whether tests take the numbers they are really about, and minutes, instead of a tenth of both."""
 SERVERS = Path(__file__).resolve().parent.parent / ".servers"
-CLUSTER_TIMEOUT = 30.0  # an election takes up to 9 s when the first is split, and each restart needs one
+CLUSTER_TIMEOUT = 60.0  # an election takes up to 9 s when the first is split, and some faults need several
 _not_installable: dict[str, str] = {}
 
 
@@ -97,14 +100,16 @@ class Cluster:
     """
 
     def __init__(self, binary: Path | None = None, *, size: int = 3) -> None:
+        self.names = [f"node{number}" for number in range(size)]
+        # Held until everybody has a port of its own.
         with contextlib.ExitStack() as held:
             sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(size)]
             routes = [sock.getsockname()[1] for sock in sockets]
-        self.names = [f"node{number}" for number in range(size)]
-        self.nodes = [
-            NatsServer(binary, config=_cluster_config(name, route, routes))
-            for name, route in zip(self.names, routes, strict=True)
-        ]
+            configs = [
+                _cluster_config(name, route, *self._ways(number, routes))
+                for number, (name, route) in enumerate(zip(self.names, routes, strict=True))
+            ]
+        self.nodes = [NatsServer(binary, config=config) for config in configs]
         self._running = contextlib.AsyncExitStack()
 
     @property
@@ -163,6 +168,10 @@ class Cluster:
 
         return self.nodes[self.names.index(await eventually(leading, CLUSTER_TIMEOUT))]
 
+    def _ways(self, number: int, routes: list[int]) -> tuple[list[int], str]:
+        """At which ports a node looks for the others, who listen on `routes`, and more for its `cluster`."""
+        return routes, ""
+
     async def restart(self, node: NatsServer) -> None:
         """Restart a node, or start a killed one, and wait until it is back in the cluster."""
         await asyncio.to_thread(node.restart)
@@ -195,11 +204,11 @@ async def _connect(node: NatsServer, **options: Any) -> Any:
     return await nats.connect(node.url, connect_timeout=5, allow_reconnect=False, **options)
 
 
-def _cluster_config(name: str, route: int, routes: list[int]) -> str:
+def _cluster_config(name: str, route: int, routes: list[int], more: str) -> str:
     """With a system account, whose requests tell how far the cluster is; clients need no password."""
     urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     return f"""\
 server_name: {name}
-cluster {{ name: rig, listen: "127.0.0.1:{route}", routes: [{urls}] }}
+cluster {{ name: rig, listen: "127.0.0.1:{route}", routes: [{urls}] {more} }}
 accounts {{ $SYS {{ users: [ {{ user: sys, password: sys }} ] }} }}
 """

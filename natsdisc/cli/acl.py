@@ -14,7 +14,10 @@ __all__ = ["acl"]
 _WIDTH = 100
 
 
-@click.command(epilog="\n\n".join(("What permissions do not protect:", *LIMITS)))
+@click.command(
+    short_help="Print the permissions that a user of a role needs.",
+    epilog="\n\n".join(("What permissions do not protect:", *LIMITS)),
+)
 @click.option(
     "--role", type=click.Choice([role.value for role in Role]), required=True, help="What the user does."
 )
@@ -36,6 +39,7 @@ _WIDTH = 100
     show_default=True,
     help="For the server's configuration, for nsc's command line, or for programs.",
 )
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 def acl(
     role: str,
     namespace: str | None,

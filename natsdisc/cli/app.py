@@ -34,9 +34,20 @@ __all__ = ["cli"]
 class _Group(click.Group):
     """Turns what a command raises into one line and an exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(ExitCode.USAGE)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise Failure.of_usage(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise Failure.of_usage(error) from error
         except DiscoveryError as error:
             raise Failure.of(error) from error
         except Stopped as stopped:

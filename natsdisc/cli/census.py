@@ -15,7 +15,7 @@ from .render import detail, printable
 __all__ = ["Census", "Row"]
 
 _EVENTS_KEPT = 100
-# Churn is told per minute, over the last one.
+# Churn is told over the last minute (seconds).
 _WINDOW = 60.0
 
 
@@ -39,12 +39,10 @@ class Census:
         self._rows: dict[tuple[str, str], Counter[str]] = {}
         self._moments: deque[float] = deque()
         self._clock = clock
-        self._begun = clock()
 
     def begin(self, instances: Iterable[Instance]) -> None:
         """These are there."""
         self.live = {instance.id: instance for instance in instances}
-        self._begun = self._clock()
 
     def take(self, event: Event) -> None:
         """Count one event."""
@@ -58,13 +56,12 @@ class Census:
             self._count(event.id, str(event.reason), "")
 
     @property
-    def churn(self) -> float:
-        """Arrivals and departures a minute, over the last minute."""
+    def churn(self) -> int:
+        """Arrivals and departures within the last minute."""
         now = self._clock()
         while self._moments and self._moments[0] < now - _WINDOW:
             self._moments.popleft()
-        span = min(_WINDOW, max(1.0, now - self._begun))
-        return len(self._moments) * 60.0 / span
+        return len(self._moments)
 
     @property
     def totals(self) -> Counter[str]:

@@ -25,6 +25,7 @@ from natsdisc.store.jetstream.admin import Admin, StreamState
 
 from .connection import Connection
 from .port import what_listens
+from .render import counted
 
 __all__ = ["Finding", "Patient", "check"]
 
@@ -174,7 +175,7 @@ class _Examination:
         if not missing:
             return [Finding(f"role {role}", OK, f"this user may be {_article(role)}")]
         if order.index(role) > order.index(self._patient.role):
-            text = f"this user is not {_article(role)}: {len(missing)} permissions are missing"
+            text = f"this user is not {_article(role)}: {counted(len(missing), 'permission')} missing"
             return [Finding(f"role {role}", NOTE, text, "fine, unless it should be")]
         place = self._patient.place if role is not Role.OPERATOR else ""
         todo = f"grant what `natsdisc acl --role {role}{place}` prints"
@@ -254,7 +255,9 @@ class _Examination:
             todo = "the first lease extends it, if its user may (STREAM.UPDATE)"
             return Finding(name, NOTE, f"{kept}, a plain KV bucket without leases", todo)
         leader = f", led by {state.leader}" if state.clustered else ""
-        return Finding(name, OK, f"{kept}{leader}, {state.messages} messages, {state.size} bytes")
+        return Finding(
+            name, OK, f"{kept}{leader}, {counted(state.messages, 'message')}, {counted(state.size, 'byte')}"
+        )
 
     def _clock(self) -> Finding:
         state = next((state for state in self._states.values() if state is not None), None)
@@ -276,7 +279,7 @@ class _Examination:
         except DiscoveryError as error:
             self._usable = False
             return Finding("list", BROKEN, str(error), _todo_using(error))
-        text = f"{len(found)} endpoints in {(time.monotonic() - started) * 1000:.0f} ms"
+        text = f"{counted(len(found), 'endpoint')} in {(time.monotonic() - started) * 1000:.0f} ms"
         return Finding("list", OK, text)
 
     async def _round_trip(self) -> Finding:

@@ -54,7 +54,7 @@ _SUMMARY = "as expected: 4 added, 1 unregistered, 2 expired, 1 left"
 _EXPECTED = Counter([*((id, "added") for id in _ARRIVE), *_LEAVE.items(), *_DIE.items()])
 
 
-@click.command()
+@click.command(short_help="Watch a registry at work, without a server of your own.")
 @click.option("--keep", is_flag=True, help="Go on until Ctrl-C.")
 def demo(keep: bool) -> None:
     """Watch a registry at work; needs no server, and ends by itself in about ten seconds.

@@ -12,6 +12,7 @@ from natsdisc.acl import Role
 from .checks import BROKEN, NOTE, OK, SKIPPED, Finding, Patient, check
 from .connection import Connection, connection_options
 from .failure import ExitCode
+from .progress import progress
 from .render import json_option, on_terminal, printable
 from .run import run
 
@@ -20,7 +21,7 @@ __all__ = ["doctor"]
 _COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
 
 
-@click.command()
+@click.command(short_help="Find out what is wrong, and what to do.")
 @click.option(
     "--role",
     type=click.Choice([role.value for role in Role]),
@@ -75,12 +76,16 @@ def doctor(
 
 
 async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
-    findings = []
-    async for finding in check(patient):
+    findings: list[Finding] = []
+    work = check(patient)
+    while True:
+        async with progress("checking"):
+            finding = await anext(work, None)
+        if finding is None:
+            return findings
         findings.append(finding)
         if not quiet:
             _show(finding)
-    return findings
 
 
 def _show(finding: Finding) -> None:

@@ -12,7 +12,8 @@ from natsdisc.model import EndpointInstance, Kind
 
 from .connection import Connection, connection_options
 from .place import Place, find, places_arguments
-from .render import printable
+from .progress import progress
+from .render import instances_json, json_option, printable
 from .run import run
 
 __all__ = ["drain"]
@@ -20,24 +21,31 @@ __all__ = ["drain"]
 _TRIES = 5  # somebody else may change it at the same time
 
 
-@click.command()
+@click.command(short_help="Mark endpoints, so that nobody picks them any more.")
 @places_arguments([Kind.ENDPOINT])
+@json_option
 @connection_options
-def drain(kind: Kind, places: Sequence[Place], connection: Connection) -> None:
+def drain(kind: Kind, places: Sequence[Place], as_json: bool, connection: Connection) -> None:
     """Mark endpoints as draining: they stay registered and serve, and pickers leave them out.
 
     PATH is what watch, tree and register print; where that could mean two things, say NS COMPONENT ENDPOINT
-    --id HEX. The owner keeps the mark until it registers anew.
+    --id HEX. The owner keeps the mark until it registers anew. --json prints an array of what is marked.
     """
-    run(_drain(connection, places))
+    marked = run(_drain(connection, places, as_json))
+    if as_json:
+        click.echo(instances_json(marked))
 
 
-async def _drain(connection: Connection, places: Sequence[Place]) -> None:
-    async with connection.open() as discovery:
+async def _drain(connection: Connection, places: Sequence[Place], quiet: bool) -> list[EndpointInstance]:
+    marked = []
+    async with progress("draining") as state, connection.open() as discovery:
         await find(discovery, Kind.ENDPOINT, places)  # all of them, or none
         for place in places:
-            drained = await _drain_one(discovery, place)
-            click.echo(f"draining  {printable(str(drained.id))}")
+            marked.append(await _drain_one(discovery, place))
+            if not quiet:
+                state.clear()
+                click.echo(f"draining  {printable(str(marked[-1].id))}")
+    return marked
 
 
 async def _drain_one(discovery: Discovery, place: Place) -> EndpointInstance:

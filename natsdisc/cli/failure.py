@@ -57,5 +57,12 @@ class Failure(click.ClickException):
         code = next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
         return cls(str(error), code)
 
+    @classmethod
+    def of_usage(cls, error: click.UsageError) -> Self:
+        """A bad command line, and whose help says how it should be."""
+        text = " ".join(error.format_message().split())
+        command = error.ctx.command_path if error.ctx is not None else "natsdisc"
+        return cls(f"{text.rstrip('.')} (see {command} --help)", ExitCode.USAGE)
+
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"natsdisc: error: {self.message}", file=file, err=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
 import click
 
-from natsdisc import Discovery
-from natsdisc.model import EndpointSpec
+from natsdisc import Discovery, wire
+from natsdisc.model import EndpointSpec, Instance
 
 from .child import Child
 from .connection import Connection
@@ -40,11 +41,18 @@ class Holding:
     """Registers `spec`, and runs `command` meanwhile, if there is one."""
 
     def __init__(
-        self, spec: EndpointSpec, *, drain: float, command: Sequence[str] | None, with_parent: bool
+        self,
+        spec: EndpointSpec,
+        *,
+        drain: float,
+        command: Sequence[str] | None,
+        with_parent: bool,
+        as_json: bool,
     ) -> None:
         self._spec = spec
         self._drain = drain
         self._command = command
+        self._as_json = as_json
         self._parent = os.getppid() if with_parent else None
         self._ends: asyncio.Queue[_End] = asyncio.Queue()
 
@@ -111,16 +119,21 @@ class Holding:
             await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
             if registering.done():
                 # A program's output is its own.
-                click.echo(printable(str(registering.result().id)), err=child is not None)
+                click.echo(self._described(registering.result()), err=child is not None)
             return await ending
         finally:
             for task in (ending, registering):
                 task.cancel()
             await asyncio.gather(ending, registering, return_exceptions=True)
 
+    def _described(self, instance: Instance) -> str:
+        return wire.dumps(instance).decode() if self._as_json else printable(str(instance.id))
+
     async def _leave(self, discovery: Discovery, *, drained: bool) -> None:
         """Unregister; the wait for those who still use it ends with the next thing that happens."""
         if drained and self._drain > 0:
+            if sys.stdin.isatty():
+                click.echo(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)
             closing = asyncio.create_task(discovery.close(drain=self._drain))
             hurrying = asyncio.create_task(self._ends.get())
             try:

@@ -7,14 +7,15 @@ import click
 from natsdisc.model import Instance, Query
 
 from .connection import Connection, connection_options
+from .progress import progress
 from .query import query_arguments
-from .render import instances_json, json_option, rows_of, show_table
+from .render import instances_json, json_option, printable, rows_of, show_table
 from .run import run
 
 __all__ = ["ls"]
 
 
-@click.command()
+@click.command(short_help="List what is registered.")
 @query_arguments
 @json_option
 @connection_options
@@ -33,5 +34,5 @@ def ls(query: Query, as_json: bool, connection: Connection) -> None:
 
 
 async def _list(connection: Connection, query: Query) -> list[Instance]:
-    async with connection.open() as discovery:
+    async with progress(f"listing {printable(str(query))}"), connection.open() as discovery:
         return await discovery.list(query)

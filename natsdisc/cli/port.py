@@ -56,6 +56,11 @@ def _judged(where: str, line: bytes) -> tuple[str, str]:
                 f"{where} is a NATS server's port for other servers",
                 "use its client port (4222 by default; 6222 is for routes, 7422 for leaf nodes)",
             )
+        if info.get("tls_verify"):
+            return (
+                f"{where} wants TLS and a certificate",
+                "use --tlscert and --tlskey, and --tlsca for its own",
+            )
         if info.get("tls_required"):
-            return f"{where} wants TLS", "use --tlsca, and --tlscert with --tlskey if it asks for one"
+            return f"{where} wants TLS", "use --tlsca, if the system does not trust its certificate"
     return f"{where} is a NATS server", "see the error above"

@@ -22,11 +22,24 @@ class Progress:
         self.what = what
         self.done = 0
         self.total: int | None = None
+        self._shown = 0
 
     def __str__(self) -> str:
         if self.total is None:
             return self.what
         return f"{self.what} ({self.done} of {self.total})"
+
+    def show(self) -> None:
+        """Say it, over what was said before."""
+        text = f"natsdisc: {self}"
+        click.echo(f"\r{text:{self._shown}}", nl=False, err=True)
+        self._shown = len(text)
+
+    def clear(self) -> None:
+        """Make room for other lines."""
+        if self._shown:
+            click.echo(f"\r{'':{self._shown}}\r", nl=False, err=True)
+        self._shown = 0
 
 
 @asynccontextmanager
@@ -40,17 +53,11 @@ async def progress(what: str) -> AsyncIterator[Progress]:
         if telling is not None:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
+        state.clear()
 
 
 async def _tell(state: Progress) -> None:
-    shown = 0
     await asyncio.sleep(_SILENT_FOR)
-    try:
-        while True:
-            text = f"natsdisc: {state}"
-            click.echo(f"\r{text:{shown}}", nl=False, err=True)
-            shown = len(text)
-            await asyncio.sleep(_EVERY)
-    finally:
-        if shown:
-            click.echo(f"\r{'':{shown}}\r", nl=False, err=True)
+    while True:
+        state.show()
+        await asyncio.sleep(_EVERY)

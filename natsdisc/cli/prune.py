@@ -47,7 +47,7 @@ def _age(ctx: click.Context, param: click.Parameter, value: str | None) -> float
     return float(match[1]) * _UNITS[match[2]]
 
 
-@click.command()
+@click.command(short_help="Remove what has no lease, by pattern or age.")
 @click.argument("pattern", required=False)
 @click.option(
     "--older-than", callback=_age, metavar="AGE", help="Last written so long ago: 90s, 15m, 2h, 7d."

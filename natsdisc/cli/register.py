@@ -13,7 +13,8 @@ from natsdisc.model import EndpointSpec, Transport
 from .connection import Connection, connection_options
 from .holding import Holding
 from .options import instance_id_option
-from .run import Stopped, run
+from .render import json_option
+from .run import Stopped, run, survives_hangup
 
 __all__ = ["register"]
 
@@ -70,7 +71,7 @@ class _WithCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND [ARGUMENT]...]"]
 
 
-@click.command(cls=_WithCommand)
+@click.command(cls=_WithCommand, short_help="Register an endpoint, or a program while it runs.")
 @click.argument("namespace", metavar="NS")
 @click.argument("component")
 @click.argument("endpoint")
@@ -102,15 +103,18 @@ class _WithCommand(click.Command):
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
-    default=0.0,
+    default=1.0,
+    show_default=True,
     metavar="SECONDS",
     help="When stopped, mark it as draining, and go on serving for so long. A second signal ends the wait.",
 )
 @click.option(
-    "--with-parent",
-    is_flag=True,
-    help="Stop too when the process that started this one ends, such as a shell that is killed.",
+    "--with-parent/--no-with-parent",
+    default=None,
+    help="Stop too when the process that started this one ends, such as a shell that is killed.  "
+    "[default: with a COMMAND, unless under nohup]",
 )
+@json_option
 @connection_options
 def register(
     namespace: str,
@@ -121,12 +125,13 @@ def register(
     instance_id: int | None,
     ttl: float | None,
     drain: float,
-    with_parent: bool,
+    with_parent: bool | None,
+    as_json: bool,
     connection: Connection,
 ) -> None:
-    """Register an endpoint until Ctrl-C or SIGTERM, then unregister it at once.
+    """Register an endpoint until Ctrl-C or SIGTERM; then drain it, wait, and unregister it.
 
-    The first line is its id, printed when others can see it.
+    The first line is its id, printed when others can see it; with --json, the whole entry as it is stored.
 
     With `-- COMMAND` it runs a program, whatever it is written in, and the endpoint is registered while that
     lives. The program is stopped by the same signal, after the endpoint is unregistered, and its exit code
@@ -137,7 +142,9 @@ def register(
     ctx = click.get_current_context()
     command = ctx.meta.get(__name__)
     spec = EndpointSpec(namespace, component, endpoint, transport=transport, metadata=metadata)
-    holding = Holding(spec, drain=drain, command=command, with_parent=with_parent)
+    if with_parent is None:
+        with_parent = command is not None and not survives_hangup()
+    holding = Holding(spec, drain=drain, command=command, with_parent=with_parent, as_json=as_json)
     try:
         code = run(holding.hold(connection, instance_id=instance_id, lease_ttl=ttl))
     except Stopped:

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from natsdisc import wire
+from natsdisc.balance import is_draining
 from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
 
 __all__ = [
+    "counted",
     "detail",
     "event_json",
     "instances_json",
@@ -50,6 +52,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """As in "1 message", "2 messages"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def instances_json(instances: Iterable[Instance]) -> str:
     """One array of the objects as they are on the wire, one a line."""
     lines = ",\n".join(wire.dumps(instance).decode() for instance in instances)
@@ -67,7 +74,8 @@ def event_json(event: Event) -> str:
 def detail(instance: Instance) -> str:
     """What an instance is, in a few words: where it is reached, or which model it is."""
     if isinstance(instance, EndpointInstance):
-        return printable(f"{instance.transport.kind} {_text(instance.transport.address)}")
+        mark = "  draining" if is_draining(instance) else ""
+        return printable(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
     return _model_name(instance.card)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Stopped", "run", "run_until_stopped", "taking_signals"]
+__all__ = ["Stopped", "run", "run_until_stopped", "survives_hangup", "taking_signals"]
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,8 @@ def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False) -> _T:
     """
     logger = logging.getLogger("natsdisc")
     if not logger.handlers:
-        logger.addHandler(_Stderr(logging.WARNING))
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
         logger.propagate = False
         # It warns at the end of every TLS connection, about streams that are not ours.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
@@ -49,6 +50,11 @@ def run_until_stopped(work: Coroutine[Any, Any, None], *, needs_reader: bool = F
     """`run` for what ends by a signal as a rule."""
     with suppress(Stopped):
         run(work, needs_reader=needs_reader)
+
+
+def survives_hangup() -> bool:
+    """Whether nohup, or somebody like it, started us."""
+    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @contextmanager
@@ -101,8 +107,8 @@ async def _guarded(work: Coroutine[Any, Any, _T], needs_reader: bool) -> _T:
 
 def _ending_signals() -> list[int]:
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    # A closed terminal ends us as Ctrl-C does, unless nohup says otherwise.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    # A closed terminal ends us as Ctrl-C does.
+    if hasattr(signal, "SIGHUP") and not survives_hangup():
         numbers.append(signal.SIGHUP)
     return numbers
 
@@ -117,9 +123,10 @@ def _pipe() -> int | None:
 
 
 class _Stderr(logging.Handler):
-    """Warnings of the library, in the form of the command's own errors."""
+    """Warnings of the library, and that all is well again, in the form of the command's own errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # What ends a watch is raised as well, and told then.
         if record.name != "natsdisc.watch" or record.levelno < logging.ERROR:
-            click.echo(f"natsdisc: {record.levelname.lower()}: {record.getMessage()}", err=True)
+            word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+            click.echo(f"natsdisc: {word}{record.getMessage()}", err=True)

@@ -19,7 +19,7 @@ _POLL_INTERVAL = 0.2
 _LOG_TAIL = 5
 
 
-@click.command()
+@click.command(short_help="Run a nats-server, for trying things out.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
+import natsdisc
 from natsdisc.entry import BUCKETS
 from natsdisc.model import Kind
 from natsdisc.store.jetstream.admin import Admin, Server, StreamState
 
 from .connection import Connection, connection_options
 from .progress import progress
-from .render import json_option, on_terminal, printable
+from .render import counted, json_option, on_terminal, printable
 from .run import run
 
 __all__ = ["status"]
@@ -45,7 +46,7 @@ class _Bucket:
         return found
 
 
-@click.command()
+@click.command(short_help="Show buckets, leases, replicas, and what is degraded.")
 @json_option
 @connection_options
 def status(as_json: bool, connection: Connection) -> None:
@@ -92,7 +93,11 @@ async def _read(admin: Admin, name: str, state: StreamState) -> _Bucket:
 
 
 def _json(server: Server, buckets: dict[str, _Bucket | None]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"server": dataclasses.asdict(server), "buckets": {}}
+    fields: dict[str, Any] = {
+        "natsdisc": natsdisc.__version__,
+        "server": dataclasses.asdict(server),
+        "buckets": {},
+    }
     for name, bucket in buckets.items():
         fields["buckets"][name] = bucket and {
             **dataclasses.asdict(bucket.state),
@@ -105,21 +110,33 @@ def _json(server: Server, buckets: dict[str, _Bucket | None]) -> dict[str, Any]:
     return fields
 
 
+def _servers(state: StreamState) -> str:
+    """Where it is kept, and how each of them is."""
+    words = [f"{state.leader} leads"] if state.leader is not None else []
+    words += [f"{name} is away or behind" if name in state.peers_behind else name for name in state.peers]
+    return f"R{state.replicas}: {', '.join(words)}"
+
+
 def _show(server: Server, buckets: dict[str, _Bucket | None]) -> None:
     cluster = f", {server.name} of cluster {server.cluster}" if server.cluster else ""
-    click.echo(f"server  {printable(server.url)}, nats-server {server.version}{printable(cluster)}")
+    click.echo(f"natsdisc {natsdisc.__version__}")
+    click.echo(f"server   {printable(server.url)}, nats-server {server.version}{printable(cluster)}")
     for name, bucket in buckets.items():
         if bucket is None:
             click.echo(f"\n{name}  is not there yet")
             continue
         state = bucket.state
         click.echo(f"\n{printable(state.bucket)}")
-        click.echo(f"  entries     {bucket.entries}, of which {bucket.without_lease} have no lease")
+        bare = f", {bucket.without_lease} of them without a lease" if bucket.without_lease else ""
+        click.echo(f"  entries     {bucket.entries}{bare}")
         click.echo(f"  leases      {bucket.leases}")
         click.echo(f"  tombstones  {bucket.tombstones}")
         click.echo(f"  watches     {state.consumers}")
-        leader = f", led by {printable(state.leader)}" if state.clustered and state.leader else ""
-        click.echo(f"  stored      {state.size} bytes, R{state.replicas} on {state.storage}{leader}")
+        click.echo(f"  written     {counted(state.written, 'message')} since it was made")
+        stored = f"{counted(state.messages, 'message')}, {counted(state.size, 'byte')}"
+        click.echo(f"  stored      {stored} on {state.storage}")
+        if state.clustered:
+            click.echo(f"  servers     {printable(_servers(state))}")
         for fault in bucket.degraded:
             line = f"  degraded    {printable(fault)}"
             click.echo(click.style(line, fg="yellow") if on_terminal() else line)

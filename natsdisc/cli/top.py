@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from natsdisc import View
-from natsdisc.model import Query
+from natsdisc.model import Instance, Query
 
 from .census import Census
 from .connection import Connection, connection_options
+from .progress import progress
 from .query import query_arguments
-from .render import json_option, on_terminal, printable, show_table
+from .render import counted, json_option, on_terminal, printable, show_table
 from .run import run, run_until_stopped
 
 __all__ = ["top"]
@@ -34,7 +35,7 @@ _HEAD = ["NAMESPACE", "COMPONENT", "INSTANCES", "DRAINING", "ADDED", "CHANGED", 
 _OVERHEAD = 8
 
 
-@click.command()
+@click.command(short_help="Show components and what comes and goes, live.")
 @query_arguments
 @click.option("--once", is_flag=True, help="Print one picture and end; so it does without a terminal.")
 @json_option
@@ -59,7 +60,7 @@ def top(query: Query, once: bool, as_json: bool, connection: Connection) -> None
 
 
 async def _once(connection: Connection, query: Query, census: Census) -> None:
-    async with connection.open() as discovery, discovery.view(query) as view:
+    async with progress("listing"), connection.open() as discovery, discovery.view(query) as view:
         census.begin(view.instances)
 
 
@@ -87,7 +88,7 @@ async def _animate(live: Live) -> None:
 class _Screen:
     """The picture of a moment."""
 
-    def __init__(self, query: Query, census: Census, view: View) -> None:
+    def __init__(self, query: Query, census: Census, view: View[Instance]) -> None:
         self._query = query
         self._census = census
         self._view = view
@@ -133,8 +134,8 @@ class _Into(logging.Handler):
 def _summary(census: Census) -> str:
     totals = census.totals
     return (
-        f"{len(census.live)} instances, {census.churn:.1f} changes a minute, "
-        f"{totals['expired'] + totals['missing']} expired, {sum(totals.values())} events"
+        f"{counted(len(census.live), 'instance')}, {census.churn} came or went in the last minute, "
+        f"{totals['expired'] + totals['missing']} expired, {counted(sum(totals.values()), 'event')}"
     )
 
 
@@ -155,7 +156,7 @@ def _cells(census: Census) -> list[list[str]]:
 
 
 def _print(query: Query, census: Census) -> None:
-    click.echo(f"{printable(str(query))}  {len(census.live)} instances")
+    click.echo(f"{printable(str(query))}  {counted(len(census.live), 'instance')}")
     show_table(_HEAD[:4], [cells[:4] for cells in _cells(census)])
 
 

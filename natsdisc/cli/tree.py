@@ -15,6 +15,7 @@ from natsdisc.balance import is_draining
 from natsdisc.model import Instance, ModelInstance
 
 from .connection import Connection, connection_options
+from .progress import progress
 from .render import detail, json_option, on_terminal, printable
 from .run import run
 
@@ -23,7 +24,7 @@ __all__ = ["tree"]
 _Branches = dict[str, dict[str, dict[str, list[Instance]]]]
 
 
-@click.command()
+@click.command(short_help="Show what is registered as a tree.")
 @click.argument("namespace", required=False, metavar="[NS")
 @click.argument("component", required=False, metavar="[COMPONENT]]")
 @json_option
@@ -49,7 +50,7 @@ async def _grow(
     connection: Connection, queries: tuple[natsdisc.EndpointQuery, natsdisc.ModelQuery]
 ) -> _Branches:
     branches: _Branches = {}
-    async with connection.open() as discovery:
+    async with progress("listing"), connection.open() as discovery:
         for query in queries:
             for instance in await discovery.list(query):
                 components = branches.setdefault(instance.namespace, {})
@@ -63,7 +64,7 @@ def _leaf(instance: Instance) -> str:
     if isinstance(instance, ModelInstance):
         suffix = f"/{instance.model_suffix}" if instance.model_suffix else ""
         return f"{name}{printable(suffix)}  model {detail(instance)}"
-    return f"{name}  {detail(instance)}{'  draining' if is_draining(instance) else ''}"
+    return f"{name}  {detail(instance)}"
 
 
 def _paths(branches: _Branches) -> dict[str, Any]:

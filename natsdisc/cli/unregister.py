@@ -6,31 +6,41 @@ from collections.abc import Sequence
 
 import click
 
-from natsdisc.model import Kind
+from natsdisc.model import Instance, Kind
 
 from .connection import Connection, connection_options
 from .place import Place, find, places_arguments
-from .render import printable
+from .progress import progress
+from .render import instances_json, json_option, printable
 from .run import run
 
 __all__ = ["unregister"]
 
 
-@click.command()
+@click.command(short_help="Take out what others registered.")
 @places_arguments([Kind.ENDPOINT, Kind.MODEL])
+@json_option
 @connection_options
-def unregister(kind: Kind, places: Sequence[Place], connection: Connection) -> None:
+def unregister(kind: Kind, places: Sequence[Place], as_json: bool, connection: Connection) -> None:
     """Take endpoints out of the registry, by their paths as watch, tree and register print them.
 
     A process that is alive and holds a lease puts its endpoint back with its next heartbeat: stop it, or
     use drain. Nothing is taken out unless every PATH is registered. Where names hold slashes, so that a path
-    could mean two things, say NS COMPONENT ENDPOINT --id HEX.
+    could mean two things, say NS COMPONENT ENDPOINT --id HEX. --json prints an array of what was taken out.
     """
-    run(_unregister(connection, kind, places))
+    taken = run(_unregister(connection, kind, places, as_json))
+    if as_json:
+        click.echo(instances_json(taken))
 
 
-async def _unregister(connection: Connection, kind: Kind, places: Sequence[Place]) -> None:
-    async with connection.open() as discovery:
-        for instance in await find(discovery, kind, places):
+async def _unregister(
+    connection: Connection, kind: Kind, places: Sequence[Place], quiet: bool
+) -> list[Instance]:
+    async with progress("unregistering") as state, connection.open() as discovery:
+        found = await find(discovery, kind, places)
+        for instance in found:
             await discovery.unregister(instance)
-            click.echo(f"unregistered  {printable(str(instance.id))}")
+            if not quiet:
+                state.clear()
+                click.echo(f"unregistered  {printable(str(instance.id))}")
+    return found

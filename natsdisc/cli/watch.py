@@ -21,7 +21,7 @@ __all__ = ["watch"]
 _STYLES = {"added": "green", "changed": "cyan", "removed": "red"}
 
 
-@click.command()
+@click.command(short_help="Print every change as it comes.")
 @query_arguments
 @json_option
 @connection_options

@@ -60,6 +60,7 @@ class Doubt(StrEnum):
     SILENCE = "silence"  # no sign of life from the server
     RECONNECT = "reconnect"  # the connection broke and is back
     CONSUMER = "consumer"  # the server ended the watch
+    LEADER = "leader"  # what is read is cut off from the stream
     CHECK = "check"  # a routine look found a difference
     UNAVAILABLE = "unavailable"  # the server could not be asked
 

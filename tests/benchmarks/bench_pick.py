@@ -1,12 +1,17 @@
-"""What a pick, a change, and an instance in a view cost: `python -m tests.benchmarks.bench_pick`."""
+"""What a pick, a change, and an instance in a view cost: `python -m tests.benchmarks.bench_pick [CHART.png]`.
+
+The chart needs matplotlib.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 
 import natsdisc
 from natsdisc import EndpointSpec, Transport, balance, endpoints, wire
@@ -17,6 +22,9 @@ PICK_FROM, PICKS = 1_000, 20_000
 LARGE, UPDATES = 100_000, 2_000
 QUERY = endpoints("shop")
 METADATA = {"weight": 2, "zone": "a"}
+# Of the chart: how many instances, and nanoseconds.
+SIZES = (10, 100, 1_000, 10_000, 100_000)
+Curve = list[tuple[int, float]]
 
 
 def instance(number: int, *, load: int = 0) -> EndpointInstance:
@@ -29,7 +37,7 @@ def instance(number: int, *, load: int = 0) -> EndpointInstance:
 
 async def filled(
     count: int, picker: balance.Balance | None = None
-) -> tuple[natsdisc.Discovery, natsdisc.View]:
+) -> tuple[natsdisc.Discovery, natsdisc.View[EndpointInstance]]:
     """A view of `count` instances that a store reported."""
     discovery = natsdisc.Discovery(natsdisc.MemoryStore())
     view = discovery.view(QUERY, balance=picker)
@@ -40,7 +48,7 @@ async def filled(
     return discovery, view
 
 
-def put(view: natsdisc.View, new: EndpointInstance) -> None:
+def put(view: natsdisc.View[EndpointInstance], new: EndpointInstance) -> None:
     """What the store's reader does with a message, after it has parsed its headers."""
     view._feed.put([(key_of(new.id), wire.dumps(new))])
 
@@ -142,6 +150,57 @@ async def memory_and_changes() -> None:
     await few.close()
 
 
+PICKERS: dict[str, Callable[[], balance.Balance]] = {
+    "round robin": balance.RoundRobin,
+    "random": balance.Random,
+    "least outstanding of two": balance.LeastOutstanding,
+    "weighted": balance.Weighted,
+}
+
+
+async def curve(picker: Callable[[], balance.Balance] | None) -> tuple[Curve, Curve]:
+    """Nanoseconds by number of instances: of a pick, and of an update and a pick; without a picker by key."""
+    calm, churning = [], []
+    loads = iter(range(1, 2**62))
+    for size in SIZES:
+        balancing = None if picker is None else picker()
+        discovery, view = await filled(size, balancing)
+        if balancing is not None:
+            for one in view.instances[: size // 2]:
+                balancing.started(one.id)
+        key = "user-7" if picker is None else None
+
+        def change_and_pick(
+            view: natsdisc.View[EndpointInstance] = view, size: int = size, key: str | None = key
+        ) -> None:
+            put(view, instance(size // 2, load=next(loads)))
+            view.pick(key)
+
+        few = max(10, min(PICKS, 500_000 // size))
+        calm.append((size, each(partial(view.pick, key), few if picker is None else PICKS)))
+        churning.append((size, each(change_and_pick, few)))
+        await discovery.close()
+    return calm, churning
+
+
+async def draw(file: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for name, picker in {**PICKERS, "rendezvous": None}.items():
+        for axis, points in zip(axes, await curve(picker), strict=True):
+            axis.plot(*zip(*[(size, ns / 1e3) for size, ns in points], strict=True), marker="o", label=name)
+    for axis, title in zip(axes, ("a pick", "an update and a pick"), strict=True):
+        axis.set(xscale="log", yscale="log", title=title, xlabel="instances in the view")
+        axis.grid(visible=True, which="major", alpha=0.3)
+    axes[0].set_ylabel("microseconds")
+    axes[0].hlines([2, 5, 300], 500, 2_000, colors="black", linestyles=":", label="goals for 1,000")
+    axes[0].legend()
+    figure.savefig(file, dpi=120)
+    print(f"\n{file}")
+
+
 def report(name: str, measured: float, goal: float | None = None) -> None:
     against = "" if goal is None else f"   goal {goal:>9,.0f}  {'met' if measured < goal else 'MISSED'}"
     print(f"  {name:36} {measured:>12,.0f}{against}")
@@ -150,3 +209,5 @@ def report(name: str, measured: float, goal: float | None = None) -> None:
 if __name__ == "__main__":
     asyncio.run(picks())
     asyncio.run(memory_and_changes())
+    for file in sys.argv[1:]:
+        asyncio.run(draw(file))

@@ -253,58 +253,6 @@ async def test_a_watch_before_the_first_registration(registry: Registry) -> None
         assert await next_event(events) == Added(mine)
 
 
-async def test_1_every_live_instance_comes_first_as_added_then_synced(registry: Registry) -> None:
-    discovery = await registry.join()
-    there = [await discovery.register(endpoint(name=f"ep{number}")) for number in range(50)]
-    async with discovery.list_and_watch(endpoints()) as events:
-        async with asyncio.timeout(PATIENCE):
-            await events.synced()
-        seen = [await next_event(events) for _ in there]
-        assert sorted(seen, key=repr) == sorted(map(Added, there), key=repr)
-
-
-async def test_2_a_tombstone_of_an_id_that_was_never_added_is_no_event(registry: Registry) -> None:
-    discovery = await registry.join()
-    await discovery.unregister(await discovery.register(endpoint(name="before")))
-    async with discovery.list_and_watch(endpoints()) as events:
-        await events.synced()
-        after = await discovery.register(endpoint(name="after"))
-        assert await next_event(events) == Added(after)
-
-
-async def test_4_the_last_state_is_never_skipped_by_a_slow_reader(registry: Registry) -> None:
-    discovery = await registry.join()
-    mine = await discovery.register(endpoint(at="0"))
-    async with (
-        discovery.list_and_watch(endpoints()) as events,
-        discovery.list_and_watch(endpoints()) as quick,
-    ):
-        assert await next_event(events) == Added(mine)
-        assert await next_event(quick) == Added(mine)
-        for number in range(1, 50):
-            mine = await discovery.update(mine, transport=Transport.nats(str(number)))
-        while await next_event(quick) != Added(mine):
-            pass
-        assert await next_event(events) == Added(mine)  # one event for fifty changes
-        gone = await discovery.register(endpoint(name="gone"))
-        await discovery.unregister(gone)
-        last = await discovery.register(endpoint(name="last"))
-        while await next_event(quick) != Added(last):
-            pass
-        assert await next_event(events) == Added(last)  # what came and went between two looks is no event
-
-
-async def test_7_a_close_ends_quietly(registry: Registry) -> None:
-    discovery = await registry.join()
-    watch = discovery.list_and_watch(endpoints())
-    await watch.synced()
-    waiting = asyncio.create_task(anext(watch, "the end"))
-    await asyncio.sleep(0)
-    await watch.aclose()
-    assert await waiting == "the end"
-    assert [event async for event in watch] == []
-
-
 async def test_closing_the_discovery_ends_its_watches_quietly(registry: Registry) -> None:
     discovery = await registry.join()
     watch = discovery.list_and_watch(endpoints())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,6 +33,7 @@ from tests.rig import eventually
 
 from .conftest import Registry
 
+_Instance = TypeVar("_Instance", bound=natsdisc.Instance)
 PATIENCE = 15.0
 # The first rest of a reported instance, and the longest (seconds); chance takes up to half away.
 FIRST_REST, LONGEST_REST = 0.5, 30.0
@@ -40,6 +41,10 @@ FIRST_REST, LONGEST_REST = 0.5, 30.0
 
 def spec(name: str = "ep", at: str = "addr", namespace: str = "ns", **metadata: Any) -> EndpointSpec:
     return EndpointSpec(namespace, "comp", name, transport=Transport.nats(at), metadata=metadata)
+
+
+def metadata(instance: natsdisc.Instance) -> Mapping[str, Any]:
+    return instance.metadata if isinstance(instance, EndpointInstance) else {}
 
 
 async def until(condition: Any) -> None:
@@ -136,6 +141,7 @@ class TestReading:
         client = await registry.join()
         async with client.view(endpoints()) as view:
             assert 0 <= view.age < 3.5  # two of the server's signs of life, and the machine's load
+            assert registry.on_server or view.age == 0
 
 
 class TestServerAway:
@@ -180,7 +186,7 @@ class TestServerAway:
                 self.shows_the_last_picture(view, mine)
                 assert shown == []
 
-    def shows_the_last_picture(self, view: View, mine: EndpointInstance) -> None:
+    def shows_the_last_picture(self, view: View[EndpointInstance], mine: EndpointInstance) -> None:
         assert view.synced
         assert view.instances == (mine,)
         assert view.get(mine.id) == mine
@@ -235,12 +241,68 @@ class TestWaiting:
     async def test_everybody_who_waits_is_woken(self, registry: Registry) -> None:
         client = await registry.join()
         async with client.view(endpoints()) as view, asyncio.timeout(PATIENCE):
-            waiting = [asyncio.create_task(view.changed()) for _ in range(3)]
+            waiting: list[asyncio.Task[Any]] = [asyncio.create_task(view.changed()) for _ in range(3)]
             waiting += [asyncio.create_task(view.wait_for(1)) for _ in range(3)]
             await asyncio.sleep(0)
             waiting.pop().cancel()
             await client.register(spec())
             await asyncio.gather(*waiting)
+
+    async def test_all_the_same_whether_it_drains_or_failed(self, registry: Registry) -> None:
+        service, client = await registry.join(), await registry.join()
+        one, two = await service.register(spec("a")), await service.register(spec("b"))
+        async with client.view(endpoints()) as view, asyncio.timeout(PATIENCE):
+            draining = await service.drain(one)
+            await until(lambda: view.get(one.id) == draining)
+            view.report_failure(two.id)
+            await view.wait_for(2)
+
+    async def test_changed_since_misses_nothing(self, registry: Registry) -> None:
+        service, client = await registry.join(), await registry.join()
+        async with client.view(endpoints()) as view, asyncio.timeout(PATIENCE):
+            before = view.version
+            quick, slow = [asyncio.create_task(view.changed(before)) for _ in range(2)]
+            mine = await service.register(spec())
+            await view.wait_for(1)
+            seen = await quick
+            assert seen == await slow == view.version > before
+            again = asyncio.create_task(view.changed(seen))
+            await service.update(mine, metadata={"a": 1})
+            await service.update(mine, metadata={"a": 2})
+            assert await again > seen
+            while view.instances[0].metadata != {"a": 2}:
+                await view.changed()
+            last = view.version
+            assert last == seen + 2
+            assert await view.changed(before) == await view.changed(seen) == last  # at once
+            waiting = asyncio.create_task(view.changed(last))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        with pytest.raises(natsdisc.ClosedError):
+            await waiting
+        assert await view.changed(seen) == last
+
+    async def test_nobody_who_waits_is_forgotten(self, registry: Registry) -> None:
+        """Some wait on and some go with each change."""
+        service, client = await registry.join(), await registry.join()
+        async with client.view(endpoints()) as view, asyncio.timeout(PATIENCE):
+            counts: list[int] = []
+
+            async def follow(changes: int) -> None:
+                seen = 0
+                while seen < changes:
+                    seen = await view.changed(seen)
+                counts.append(changes)
+
+            following = [asyncio.create_task(follow(number)) for number in (1, 3, 6, 6, 6)]
+            following += [asyncio.create_task(view.wait_for(number)) for number in (1, 2, 3, 3)]
+            for number in range(3):
+                await service.register(spec(f"ep{number}"))
+            await view.wait_for(3)
+            for instance in view.instances:
+                await service.unregister(instance)
+            await asyncio.gather(*following)
+            assert sorted(counts) == [1, 3, 6, 6, 6]
 
 
 class TestSubscribing:
@@ -319,6 +381,27 @@ class TestSubscribing:
             await client.register(spec("b"))
             await view.wait_for(2)
             assert heard == ["once", "later"]
+
+    async def test_a_callback_sees_every_view_up_to_date(self, registry: Registry) -> None:
+        client = await registry.join()
+        async with client.view(endpoints()) as first, client.view(endpoints()) as second:
+            seen: list[bool] = []
+
+            def look(_: natsdisc.Event) -> None:
+                seen.append(first.instances == second.instances == tuple(first) == tuple(second))
+                seen.append(first.get(first.pick().id) is not None if len(first) else not len(second))
+
+            first.subscribe(look)
+            second.subscribe(look)
+            for _ in range(3):
+                mine = [await client.register(spec(name)) for name in "ba"]
+                await first.wait_for(2)
+                assert first.instances == second.instances == tuple(reversed(mine))
+                for one in mine:
+                    await client.unregister(one)
+                await until(lambda: not len(first))
+                assert first.instances == second.instances == ()
+            assert seen == [True] * 3 * 2 * 2 * 2 * 2
 
 
 class TestOneFeed:
@@ -446,6 +529,18 @@ class TestPicking:
             await until(lambda: len(view) == 1)
             assert view.pick() == far
 
+    async def test_a_zone_where_everybody_drains(self, registry: Registry) -> None:
+        discovery = await registry.join()
+        near = await discovery.register(spec("near", zone="a"))
+        too = await discovery.register(spec("too", zone="a"))
+        far = await discovery.register(spec("far", zone="b"))
+        async with discovery.view(endpoints(), balance=PreferZone("a")) as view:
+            leaving = await discovery.drain(near)
+            await until(lambda: view.get(near.id) == leaving)
+            assert {view.pick() for _ in range(4)} == {too}
+            view.report_failure(too.id)
+            assert {view.pick() for _ in range(4)} == {far}
+
     async def test_using_counts_work_in_flight(self, registry: Registry) -> None:
         discovery, balance = await registry.join(), LeastOutstanding()
         for name in "abcd":
@@ -453,10 +548,10 @@ class TestPicking:
         async with discovery.view(endpoints(), balance=balance) as view:
             async with view.using("key") as first:
                 assert first == view.pick("key")
-                assert dict(balance._outstanding) == {first.id: 1}
+                assert list(balance._outstanding.values()) == [1]
                 async with view.using("key") as again:
                     assert again == first
-                    assert dict(balance._outstanding) == {first.id: 2}
+                    assert list(balance._outstanding.values()) == [2]
             with pytest.raises(RuntimeError):
                 async with view.using():
                     raise RuntimeError("the request failed")
@@ -467,7 +562,7 @@ class TestPicking:
                 await work
             assert not balance._outstanding
 
-    async def use_for_ever(self, view: View) -> None:
+    async def use_for_ever(self, view: View[EndpointInstance]) -> None:
         async with view.using():
             await asyncio.Event().wait()
 
@@ -484,6 +579,39 @@ class TestPicking:
         using = asyncio.create_task(use(PATIENCE))
         mine = await discovery.register(spec())
         assert await using == mine
+        waiting = asyncio.create_task(use(PATIENCE))
+        assert await waiting == mine
+        await discovery.unregister(mine)
+        await until(lambda: not len(view))
+        waiting = asyncio.create_task(use(PATIENCE))
+        await asyncio.sleep(0)
+        await view.aclose()
+        with pytest.raises(natsdisc.ClosedError):
+            await waiting
+        with pytest.raises(NoInstanceError):
+            await use(0)
+
+    async def test_using_waits_for_somebody_whom_its_balance_takes(self, registry: Registry) -> None:
+        class OnlyFree(Random):
+            def pick(self, instances: Sequence[_Instance]) -> _Instance:
+                return super().pick([one for one in instances if not metadata(one).get("busy")])
+
+        discovery = await registry.join()
+        busy = await discovery.register(spec(busy=True))
+        async with discovery.view(endpoints(), balance=OnlyFree()) as view:
+
+            async def use(timeout: float | None) -> EndpointInstance:
+                async with view.using(timeout=timeout) as instance:
+                    return instance
+
+            for short in (0.0, 0.01):
+                with pytest.raises(NoInstanceError):
+                    await use(short)
+            using = [asyncio.create_task(use(timeout)) for timeout in (PATIENCE, None)]
+            await asyncio.sleep(0)
+            free = await discovery.update(busy, metadata={})
+            async with asyncio.timeout(PATIENCE):
+                assert await asyncio.gather(*using) == [free, free]
 
     async def test_a_reported_one_is_left_out_while_there_are_others(self, registry: Registry) -> None:
         discovery = await registry.join()
@@ -508,17 +636,17 @@ class TestSetAside:
         return ManualClock()
 
     @pytest.fixture
-    async def view(self, clock: ManualClock) -> AsyncIterator[View]:
+    async def view(self, clock: ManualClock) -> AsyncIterator[View[EndpointInstance]]:
         async with natsdisc.Discovery(MemoryStore(clock=clock), lease_ttl=None) as discovery:
             for name in "ab":
                 await discovery.register(spec(name))
             async with discovery.view(endpoints()) as view:
                 yield view
 
-    def is_aside(self, view: View) -> bool:
+    def is_aside(self, view: View[EndpointInstance]) -> bool:
         return {view.pick() for _ in range(4)} == {view.instances[1]}
 
-    async def rest(self, view: View, clock: ManualClock, step: float) -> float:
+    async def rest(self, view: View[EndpointInstance], clock: ManualClock, step: float) -> float:
         """Report the first one; how long it is out, in so long steps."""
         started = clock.time()
         view.report_failure(view.instances[0].id)
@@ -527,7 +655,9 @@ class TestSetAside:
             await clock.advance(step)
         return clock.time() - started
 
-    async def test_for_a_growing_time_with_a_limit(self, view: View, clock: ManualClock) -> None:
+    async def test_for_a_growing_time_with_a_limit(
+        self, view: View[EndpointInstance], clock: ManualClock
+    ) -> None:
         longest = [min(FIRST_REST * 2**number, LONGEST_REST) for number in range(9)]
         rests = [await self.rest(view, clock, most / 64) for most in longest]
         for rest, most in zip(rests, longest, strict=True):
@@ -535,7 +665,9 @@ class TestSetAside:
         assert longest[-3:] == [LONGEST_REST] * 3
         assert len({rest / most for rest, most in zip(rests, longest, strict=True)}) > 3  # chance
 
-    async def test_of_several_the_earliest_comes_back_first(self, view: View, clock: ManualClock) -> None:
+    async def test_of_several_the_earliest_comes_back_first(
+        self, view: View[EndpointInstance], clock: ManualClock
+    ) -> None:
         first, second = view.instances
         for step in (0.1, 0.1, 0.1):
             await self.rest(view, clock, step)
@@ -559,21 +691,53 @@ class TestSetAside:
                 assert clock.time() == 0.0
                 assert await self.rest(view, clock, 1 / 64) <= FIRST_REST + 1 / 64
 
-    async def test_what_failed_together_counts_once(self, view: View, clock: ManualClock) -> None:
+    async def test_what_failed_together_counts_once(
+        self, view: View[EndpointInstance], clock: ManualClock
+    ) -> None:
         for _ in range(8):
             view.report_failure(view.instances[0].id)
         assert self.is_aside(view)
         await clock.advance(FIRST_REST)
         assert not self.is_aside(view)
 
-    async def test_any_number_of_failures(self, view: View, clock: ManualClock) -> None:
+    async def test_another_transport_is_registering_anew(self, clock: ManualClock) -> None:
+        async with natsdisc.Discovery(MemoryStore(clock=clock), lease_ttl=None) as discovery:
+            one, two = await discovery.register(spec("a")), await discovery.register(spec("b"))
+            async with discovery.view(endpoints()) as view:
+                view.report_failure(one.id)
+                assert self.is_aside(view)
+                moved = await discovery.update(one, transport=Transport.nats("elsewhere"))
+                await until(lambda: {view.pick() for _ in range(4)} == {moved, two})
+
+    async def test_nothing_is_remembered_of_who_is_gone_or_never_was(self, clock: ManualClock) -> None:
+        async with (
+            natsdisc.Discovery(MemoryStore(clock=clock), lease_ttl=None) as discovery,
+            discovery.view(endpoints("ns")) as view,
+        ):
+            for number in range(20):
+                mine = await discovery.register(spec(f"ep{number}"))
+                await view.wait_for(1)
+                view.report_failure(mine.id)
+                assert view._state.asides
+                await discovery.unregister(mine)
+                await until(lambda: not len(view))
+                view.report_failure(mine.id)
+                view.report_failure(spec(namespace="elsewhere").with_instance_id(1).id)
+                view.report_failure(ModelSpec("ns", "comp", "ep", card=1).with_instance_id(1).id)
+                assert not view._state.asides
+                assert not view._state.asides.out
+            await clock.advance(LONGEST_REST)
+            view.report_failure((await discovery.register(spec())).id)
+            assert len(view._state.asides._returns) <= 1
+
+    async def test_any_number_of_failures(self, view: View[EndpointInstance], clock: ManualClock) -> None:
         for _ in range(1100):
             view.report_failure(view.instances[0].id)
             await clock.advance(LONGEST_REST)
         view.report_failure(view.instances[0].id)
         assert self.is_aside(view)
 
-    async def test_old_failures_are_forgotten(self, view: View, clock: ManualClock) -> None:
+    async def test_old_failures_are_forgotten(self, view: View[EndpointInstance], clock: ManualClock) -> None:
         for _ in range(10):
             await self.rest(view, clock, 1.0)
         await clock.advance(3600)
@@ -703,9 +867,8 @@ class TestSelecting:
         two = await service.register(ModelSpec("ns", "comp", "ep", card={"load": 2}, model_suffix="lora"))
         worked: list[natsdisc.Instance] = []
 
-        def load(instance: natsdisc.Instance) -> int:
+        def load(instance: natsdisc.ModelInstance) -> int:
             worked.append(instance)
-            assert isinstance(instance, natsdisc.ModelInstance)
             return int(instance.card["load"])
 
         async with service.view(models()) as view:
@@ -753,6 +916,18 @@ class TestSelecting:
                 await service.unregister(mine)
                 await until(lambda: not len(view))
             assert len(names._values) < 20
+
+    async def test_who_awaits_on_the_way_finds_nobody_that_is_gone(self, registry: Registry) -> None:
+        service = await registry.join()
+        mine = [await service.register(spec(name)) for name in "abc"]
+        async with service.view(endpoints()) as view:
+            names, found = view.select(lambda instance: instance.endpoint), []
+            for id, name in names.items():
+                found.append((id, name))
+                if len(found) == 1:
+                    await service.unregister(mine[1])
+                    await until(lambda: len(view) == 2)
+            assert found == [(mine[0].id, "a"), (mine[2].id, "c")]
 
     async def test_what_the_function_raises_comes_out(self, registry: Registry) -> None:
         service = await registry.join()

@@ -30,6 +30,7 @@ from natsdisc import (
     View,
     endpoints,
 )
+from natsdisc.balance import Balance, LeastOutstanding, PreferZone, Random, RoundRobin, Weighted
 from natsdisc.testing import crash
 from tests.rig import eventually
 
@@ -39,15 +40,25 @@ _T = TypeVar("_T")
 PATIENCE = 20.0
 PROCESSES = 3
 PLACES = [("ns", "a", "x"), ("ns", "a", "y"), ("ns", "b", "x")]
-QUERIES = [endpoints(), endpoints("ns", "a"), endpoints("ns", "a", "x")]
+# Views of one query share what they know, and nothing else.
+VIEWS: list[tuple[natsdisc.EndpointQuery, Callable[[], Balance]]] = [
+    (endpoints(), RoundRobin),
+    (endpoints("ns", "a"), RoundRobin),
+    (endpoints("ns", "a", "x"), RoundRobin),
+    (endpoints(), Random),
+    (endpoints(), LeastOutstanding),
+    (endpoints(), Weighted),
+    (endpoints("ns", "a"), lambda: PreferZone("near", LeastOutstanding())),
+]
 LEASE, GRACE = 2.0, 1.0
 # How long a reported instance is out: surely, and at most. What lies between is chance.
 SURELY_OUT, SURELY_BACK = 0.25, 30.0
 KEYS = [f"user-{number}" for number in range(5)]
 
 processes = st.integers(0, PROCESSES - 1)
-views = st.sampled_from(range(len(QUERIES)))
+views = st.sampled_from(range(len(VIEWS)))
 anybody = st.integers(0, 2**16)
+zones = st.sampled_from(["near", "far"])
 
 
 class Processes(RuleBasedStateMachine):
@@ -58,7 +69,7 @@ class Processes(RuleBasedStateMachine):
         self.runner = asyncio.Runner(debug=True)
         self.numbers = itertools.count(1)
         self.living: list[natsdisc.Discovery] = []
-        self.views: list[View] = []
+        self.views: list[View[EndpointInstance]] = []
         self.truth: dict[natsdisc.InstanceId, EndpointInstance] = {}
         # Owners that crashed: the id may be seen until then.
         self.dying: dict[natsdisc.InstanceId, float] = {}
@@ -93,12 +104,13 @@ class Processes(RuleBasedStateMachine):
         for number in range(PROCESSES):
             self.living.append(self.run(self.join(next(self.numbers) + number * 1000)))
             self.run(self.registered(self.living[number]))
-        for query in QUERIES:
-            self.views.append(self.run(self.opened(query)))
+        for number in range(len(VIEWS)):
+            self.views.append(self.run(self.opened(number)))
             self.reported.append({})
 
-    async def opened(self, query: natsdisc.Query) -> View:
-        return await self.client.view(query).__aenter__()
+    async def opened(self, view: int) -> View[EndpointInstance]:
+        query, picker = VIEWS[view]
+        return await self.client.view(query, balance=picker()).__aenter__()
 
     @rule(process=processes)
     def register(self, process: int) -> None:
@@ -124,10 +136,14 @@ class Processes(RuleBasedStateMachine):
             reported.pop(instance.id, None)  # when it comes back it is new
 
     @precondition(lambda self: self.truth)
-    @rule(who=anybody, load=st.integers(0, 3), draining=st.booleans())
-    def update(self, who: int, load: int, draining: bool) -> None:
+    @rule(who=anybody, weight=st.integers(0, 3), zone=zones, draining=st.booleans())
+    def update(self, who: int, weight: int, zone: str, draining: bool) -> None:
         instance = self.chosen(who)
-        metadata = {"load": load, **({"draining": True} if draining else {})}
+        metadata: dict[str, Any] = {
+            "weight": weight,
+            "zone": zone,
+            **({"draining": True} if draining else {}),
+        }
         self.changed(self.run(self.owner(instance).update(instance, metadata=metadata)))
 
     @precondition(lambda self: self.truth)
@@ -163,7 +179,7 @@ class Processes(RuleBasedStateMachine):
     @rule(view=views)
     def open_another_view(self, view: int) -> None:
         self.run(self.views[view].aclose())
-        self.views[view] = self.run(self.opened(QUERIES[view]))
+        self.views[view] = self.run(self.opened(view))
         self.reported[view] = {}
 
     def chosen(self, who: int) -> EndpointInstance:
@@ -183,7 +199,7 @@ class Processes(RuleBasedStateMachine):
         return shown == self.expected(view)
 
     def expected(self, view: int) -> dict[natsdisc.InstanceId, EndpointInstance]:
-        return {id: instance for id, instance in self.truth.items() if QUERIES[view].matches(id)}
+        return {id: instance for id, instance in self.truth.items() if VIEWS[view][0].matches(id)}
 
     @invariant()
     def views_show_what_is_there(self) -> None:
@@ -203,18 +219,20 @@ class Processes(RuleBasedStateMachine):
             if not len(view):
                 with pytest.raises(NoInstanceError):
                     view.pick()
+                with pytest.raises(NoInstanceError):
+                    view.pick("key")
                 continue
-            picked = {view.pick().id for _ in range(2 * len(view))}
-            assert picked == {view.pick().id for _ in range(2 * len(view))}
-            picked_by_key = {view.pick(key).id for key in KEYS}
-            assert picked_by_key <= picked
+            async with view.using("some work"):
+                picked = {view.pick().id for _ in range(2 * len(view))}
+                picked |= {view.pick(key).id for key in KEYS}
             assert picked <= {instance.id for instance in view}
             serving = {id for id, one in self.expected(number).items() if "draining" not in one.metadata}
             available = {id for id in serving if self.is_surely_back(number, id)}
             if available:
-                assert available <= picked
                 assert picked <= serving | self.dying.keys()
                 assert not any(self.is_surely_out(number, id) for id in picked)
+                if VIEWS[number][1] is RoundRobin:
+                    assert available <= picked
 
     def is_surely_out(self, view: int, id: natsdisc.InstanceId) -> bool:
         return id in self.reported[view] and self.now() < self.reported[view][id][0]
@@ -294,6 +312,7 @@ class OnServer(Processes):
     def __init__(self) -> None:
         super().__init__()
         self.registry = Registry(self.url)
+        self.reconnects = 0
 
     async def join(self, number: int) -> natsdisc.Discovery:
         return await self.registry.join(
@@ -303,15 +322,25 @@ class OnServer(Processes):
     def now(self) -> float:
         return self.runner.get_loop().time()
 
-    @rule()
-    def the_connection_breaks(self) -> None:
+    @precondition(lambda self: self.truth)
+    @rule(who=anybody, leaves=st.booleans())
+    def the_connection_breaks(self, who: int, leaves: bool) -> None:
+        """And while the client is away somebody goes, or changes."""
         self.run(self.broken())
+        if leaves:
+            self.unregister(who)
+        else:
+            self.drain(who)
+        self.run(self.mended())
 
     async def broken(self) -> None:
         connection: Any = self.client._store._nc  # type: ignore[attr-defined]
-        before = connection.stats["reconnects"]
+        self.reconnects = connection.stats["reconnects"]
         connection._transport._io_writer.transport.abort()
-        await eventually(lambda: connection.stats["reconnects"] > before, PATIENCE)
+
+    async def mended(self) -> None:
+        connection: Any = self.client._store._nc  # type: ignore[attr-defined]
+        await eventually(lambda: connection.stats["reconnects"] > self.reconnects, PATIENCE)
 
     async def end(self) -> None:
         await self.registry.close()
@@ -330,7 +359,7 @@ def run(machine: type[Processes], examples: int, steps: int) -> None:
 
 
 def test_in_memory() -> None:
-    run(InMemory, 40, 30)
+    run(InMemory, 25, 30)
 
 
 def test_on_a_server(nats_url: str) -> None:

@@ -10,12 +10,11 @@ import sys
 import urllib.request
 
 import natsdisc
-from natsdisc import EndpointInstance, endpoints
+from natsdisc import EndpointInstance, View, endpoints
 
 
-async def get(view: natsdisc.View, path: str) -> str:
+async def get(view: View[EndpointInstance], path: str) -> str:
     async with view.using(timeout=5) as instance:
-        assert isinstance(instance, EndpointInstance)
         url = f"{instance.transport.address}{path}"
         try:
             with await asyncio.to_thread(urllib.request.urlopen, url, timeout=5) as answer:

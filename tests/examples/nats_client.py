@@ -15,17 +15,16 @@ import nats
 from nats.errors import NoRespondersError
 
 import natsdisc
-from natsdisc import EndpointInstance, NoInstanceError, endpoints
+from natsdisc import EndpointInstance, NoInstanceError, View, endpoints
 from natsdisc.balance import LeastOutstanding
 
 AT_ONCE = 4  # requests in flight
 PAUSE = 0.005  # after each, in seconds
 
 
-async def request(nc: nats.NATS, view: natsdisc.View, order: bytes, counts: Counter[str]) -> bytes:
+async def request(nc: nats.NATS, view: View[EndpointInstance], order: bytes, counts: Counter[str]) -> bytes:
     for retries_left in (1, 0):
         async with view.using(timeout=2) as instance:
-            assert isinstance(instance, EndpointInstance)
             try:
                 return bytes((await nc.request(instance.transport.address, order, timeout=1)).data)
             except (NoRespondersError, TimeoutError):
@@ -36,7 +35,9 @@ async def request(nc: nats.NATS, view: natsdisc.View, order: bytes, counts: Coun
     raise AssertionError("the last try returns or raises")
 
 
-async def orders(nc: nats.NATS, view: natsdisc.View, stop: asyncio.Event, counts: Counter[str]) -> None:
+async def orders(
+    nc: nats.NATS, view: View[EndpointInstance], stop: asyncio.Event, counts: Counter[str]
+) -> None:
     while not stop.is_set():
         counts["requests"] += 1
         order = b"order %d" % counts["requests"]

@@ -27,8 +27,9 @@ import nats.errors
 from natsdisc import DiscoveryError, wire
 from natsdisc.server import NatsServer
 from tests.faults.kit import QUERIES, Fleet, Plain, foreign
+from tests.faults.partition import Network
 from tests.faults.proxy import Direction, Proxy
-from tests.rig import Cluster, eventually
+from tests.rig import eventually
 
 __all__ = ["run"]
 
@@ -49,7 +50,7 @@ class Chaos:
         seed: int,
         nodes: list[NatsServer],
         links: dict[str, Proxy],
-        cluster: Cluster | None,
+        cluster: Network | None,
     ) -> None:
         self._fleet, self._seed, self._nodes, self._cluster = fleet, seed, nodes, cluster
         self._links = links
@@ -57,6 +58,7 @@ class Chaos:
         self._calm.set()
         self._busy = 0
         self._vanished: set[int] = set()
+        self._unknown = contextlib.ExitStack()  # whether what has vanished is there: see below
         self._ended = False
         self.faults: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
@@ -74,12 +76,15 @@ class Chaos:
             self._writer_crashes,
             self._watches_open_and_close,
         )
+        if cluster is not None:
+            self._kinds += (self._node_is_parted,)
 
     async def run(self, seconds: float, say: Callable[[str], object]) -> None:
         """Make faults for so long; raises AssertionError when something does not come back."""
         await self._fleet.put_foreign(range(40))
         await self._check(say)
-        tasks, memory = _tasks(), _memory()
+        async with self._fleet.witness.resting():
+            tasks, memory = _tasks(), _memory()
         started, step = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             for number in range(len(self._fleet.writers)):
@@ -99,7 +104,10 @@ class Chaos:
                 self._ended = True
                 self._calm.set()
         await self._check(say)
-        await self._check_leaks(tasks, memory, say)
+        async with self._fleet.witness.resting():
+            await self._check_leaks(tasks, memory, say)
+        self._unknown.close()
+        say(f"lists: {dict(self._fleet.witness.answers)}")
         say(f"changes: {dict(self.changes)}\nfaults: {dict(self.faults)}")
 
     async def _check(self, say: Callable[[str], object]) -> None:
@@ -176,6 +184,20 @@ class Chaos:
                 self._fleet.foreign[id] = wire.loads(stored[Plain.subject(id)])
                 self.changes["brought back by the server"] += 1
 
+    async def _node_is_parted(self, chance: random.Random) -> str:
+        assert self._cluster is not None
+        (one, other), lasts = chance.sample(self._nodes, 2), chance.uniform(1, 12)
+        silently, wholly = chance.random() < 0.5, chance.random() < 0.7
+        if wholly:
+            self._cluster.isolate(one, silently=silently)
+        else:
+            self._cluster.part(one, other, silently=silently)
+        await asyncio.sleep(lasts)
+        await self._cluster.heal()
+        await self._cluster.ready()
+        from_whom = "both others" if wholly else "one other"
+        return f"node parted from {from_whom} for {lasts:.1f} s{', silently' if silently else ''}"
+
     async def _server_hangs(self, chance: random.Random) -> str:
         node, hangs = chance.choice(self._nodes), chance.uniform(0.5, 6)
         node.suspend()
@@ -222,8 +244,8 @@ class Chaos:
         return f"{deleted} consumers deleted"
 
     async def _bucket_is_deleted(self, chance: random.Random) -> str:
-        await self._persist(self._fleet.plain.drop_buckets)
-        self._fleet.foreign.clear()
+        with self._fleet.foreign.changing():
+            await self._persist(self._fleet.lose_everything)
         by_others = chance.random() < 0.5 or self._cluster is not None
         if by_others:
             replicas = 1 if self._cluster is None else 3
@@ -244,6 +266,7 @@ class Chaos:
         await self._persist_foreign([], new)
         vanished = [number for number in new if chance.random() < 0.5]
         self._vanished.update(vanished)
+        self._unknown.enter_context(self._fleet.foreign.changing(foreign(number).id for number in vanished))
         self._links["watchers"].cut()
         await self._persist_foreign(vanished, range(0))
         for number in vanished:
@@ -273,12 +296,12 @@ class Chaos:
 
     async def _persist_foreign(self, delete: list[int], put: range) -> None:
         """What the plain client's instances become; said again until the server has answered."""
-        delete = [number for number in delete if foreign(number).id in self._fleet.foreign]
-        for number in delete:
-            await self._persist(lambda: self._fleet.plain.delete(foreign(number).id))  # noqa: B023
-            self._fleet.foreign.pop(foreign(number).id, None)
-        for number in put:
-            await self._persist(lambda: self._fleet.put_foreign([number]))  # noqa: B023
+        fleet = self._fleet
+        delete = [number for number in delete if foreign(number).id in fleet.foreign]
+        for number in [*delete, *put]:
+            change = fleet.put_foreign if number in put else fleet.delete_foreign
+            with fleet.foreign.changing([foreign(number).id]):
+                await self._persist(lambda: change([number]))  # noqa: B023
 
     async def _persist(self, action: Callable[[], Awaitable[_T]]) -> _T:
         deadline = time.monotonic() + SETTLING
@@ -305,11 +328,11 @@ async def run(
     say(f"seed {seed}: {instances} instances, {nodes} nodes, {seconds:g} s of faults")
     writers = max(1, min(10, instances // 5))
     async with contextlib.AsyncExitStack() as opened:
-        cluster: Cluster | None = None
+        cluster: Network | None = None
         if nodes == 1:
             servers = [await opened.enter_async_context(NatsServer())]
         else:
-            cluster = await opened.enter_async_context(Cluster(size=nodes))
+            cluster = await opened.enter_async_context(Network(size=nodes))
             servers = cluster.nodes
         # On a cluster clients learn of all nodes, and go past the proxies when they come back.
         proxies = [await opened.enter_async_context(Proxy(servers[0].port)) for _ in range(2)]

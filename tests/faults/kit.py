@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -54,6 +54,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What is promised takes 2 to 5 s; this machine may be doing something else, and tests promise no times.
 DEADLINE = 30.0
 STREAMS = ("KV_v1_instances", "KV_v1_mdc")
+NAMESPACES = 4
+FOREIGN = 60  # numbers that a plain client's instances may have
+REPLICA_LAG = 5.0
 QUERIES: tuple[Query, ...] = (
     endpoints(),
     models(),
@@ -76,7 +79,12 @@ class Follower:
     """A watch, the picture its events give, and what was wrong with them."""
 
     def __init__(
-        self, discovery: Discovery, query: Query, *, each: Callable[[], object] | None = None
+        self,
+        discovery: Discovery,
+        query: Query,
+        *,
+        each: Callable[[], object] | None = None,
+        pause: float = 0.0,
     ) -> None:
         self.discovery = discovery
         self.query = query
@@ -86,7 +94,7 @@ class Follower:
         self.problems: list[str] = []
         self.outcome: str | DiscoveryError | None = None
         self.watch = discovery.list_and_watch(query)
-        self._each = each
+        self._each, self._pause = each, pause
         self._task = asyncio.create_task(self._run())
 
     def report(self) -> dict[str, Any]:
@@ -110,8 +118,13 @@ class Follower:
                 self._take(event)
                 if self._each is not None:
                     self._each()
+                if self._pause:
+                    await asyncio.sleep(self._pause)
         except DiscoveryError as error:
             self.outcome = error
+        except Exception as error:
+            self.problems.append(repr(error))
+            raise
         else:
             self.outcome = "closed"
 
@@ -131,6 +144,79 @@ class Follower:
             self.live.pop(event.id, None)
             self.removed[event.id] += 1
             self.counts["removed"] += 1
+
+
+class Foreign(dict[InstanceId, Instance]):
+    """What a plain client has registered, and when each of it last changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changing: Counter[InstanceId] = Counter()
+        self._changed: dict[InstanceId, float] = {}
+
+    @contextlib.contextmanager
+    def changing(self, ids: Iterable[InstanceId] | None = None) -> Iterator[None]:
+        """Between these it is not known what is there of `ids`, or of all there are."""
+        ids = list(self if ids is None else ids)
+        self._changing.update(ids)
+        try:
+            yield
+        finally:
+            self._changing.subtract(ids)
+            self._changed |= dict.fromkeys(ids, time.monotonic())
+
+    def settled(self, id: InstanceId, since: float) -> bool:
+        """Whether nothing has changed about `id` since that time."""
+        return self._changing[id] <= 0 and self._changed.get(id, 0.0) < since
+
+
+class Witness:
+    """Lists again and again, whatever happens: an answer may fail, but what it says has to be so."""
+
+    def __init__(self, discovery: Discovery, foreign: Foreign, *, replicas: int) -> None:
+        self.problems: list[str] = []
+        self.answers: Counter[str] = Counter()
+        self._discovery, self._foreign = discovery, foreign
+        # Any replica may answer, and all but the leader learn a little later what was written.
+        self._lag = 0.0 if replicas == 1 else REPLICA_LAG
+        self._task = asyncio.create_task(self._run())
+
+    @contextlib.asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """Without a consumer of its own meanwhile."""
+        await self._end()
+        try:
+            yield
+        finally:
+            self._task = asyncio.create_task(self._run())
+
+    async def aclose(self) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        while True:
+            before, known = time.monotonic() - self._lag, dict(self._foreign)
+            try:
+                listed = await self._discovery.list(endpoints())
+            except DiscoveryError as error:
+                self.answers[type(error).__name__] += 1
+            else:
+                self.answers["listed"] += 1
+                self._compare(before, known, listed)
+            await asyncio.sleep(0.2)  # others want to work, too
+
+    def _compare(
+        self, before: float, known: Mapping[InstanceId, Instance], answer: Sequence[Instance]
+    ) -> None:
+        listed = {instance.id: instance for instance in answer}
+        for number in range(FOREIGN):
+            id = foreign(number).id
+            if known.get(id) != listed.get(id) and self._foreign.settled(id, before):
+                self.problems.append(f"list said {listed.get(id)} where there was {known.get(id)}")
 
 
 class Outpost:
@@ -280,25 +366,26 @@ def _is_removal(headers: Mapping[str, str]) -> bool:
 
 def foreign(number: int, address: str = "foreign") -> EndpointInstance:
     """What a plain client registers."""
-    namespace = f"ns{number % 4}"
+    namespace = f"ns{number % NAMESPACES}"
     spec = EndpointSpec(namespace, "comp", f"foreign{number}", transport=Transport.http(address))
     return spec.with_instance_id(1_000 + number)
 
 
 class Writer:
-    """A Discovery with instances in a namespace of its own, some of which it has registered."""
+    """A Discovery with endpoints and models of its own, some of which it has registered."""
 
     def __init__(self, discovery: Discovery, number: int, count: int) -> None:
         self.discovery = discovery
         self.specs: list[Spec] = []
+        place = f"ns{number % NAMESPACES}", "comp"
         for at in range(count):
-            if at % 5 < 3:
+            if (number + at) % 5 in (0, 2, 4):
                 transport = Transport.nats(f"address{at}")
-                self.specs.append(EndpointSpec(f"ns{number}", "comp", f"ep{at}", transport=transport))
+                self.specs.append(EndpointSpec(*place, f"ep{at}", transport=transport))
             else:
-                suffix = f"lora{at}" if at % 5 == 4 else None
+                suffix = f"lora{at}" if at % 2 else None
                 card = {"name": f"model{at}"}
-                self.specs.append(ModelSpec(f"ns{number}", "comp", f"ep{at}", card=card, model_suffix=suffix))
+                self.specs.append(ModelSpec(*place, f"ep{at}", card=card, model_suffix=suffix))
 
     async def register_all(self) -> None:
         await asyncio.gather(*(self.discovery.register(spec) for spec in self.specs))
@@ -311,7 +398,7 @@ class Writer:
         instance = held.get(id)
         if instance is None:
             await self.discovery.register(spec)
-        elif chance.random() < 0.4:
+        elif chance.random() < 0.2:
             await self.discovery.unregister(instance)
         elif isinstance(instance, EndpointInstance):
             await self.discovery.update(instance, transport=Transport.nats(f"new{chance.getrandbits(32)}"))
@@ -320,11 +407,12 @@ class Writer:
 
 
 class Fleet:
-    """20 registrations of four writers, and watchers of five queries in this process and in another.
+    """20 writers with two registrations each, and 25 watchers of five queries here and in another process.
 
-    `watch_urls` and `write_urls` are where watchers and writers connect to, if they go through a proxy.
-    `discoveries` is the number of watching Discoveries in each process, `each` the number of a writer's
-    registrations.
+    `watch_urls` and `write_urls` are where watchers and writers connect to, if they go through a proxy, and
+    `outpost_urls` where those of the other process do, if somewhere else. `discoveries` is the number of
+    watching Discoveries in each process, `each` the number of a writer's registrations. A witness lists all
+    the time, where the watchers are.
     """
 
     def __init__(
@@ -332,16 +420,18 @@ class Fleet:
         urls: str | Sequence[str],
         *,
         watch_urls: str | Sequence[str] | None = None,
+        outpost_urls: str | Sequence[str] | None = None,
         write_urls: str | Sequence[str] | None = None,
         discoveries: int = 5,
-        writers: int = 4,
-        each: int = 5,
+        writers: int = 20,
+        each: int = 2,
         lease_ttl: float = 10.0,
         replicas: int = 1,
         storage: Literal["file", "memory"] = "file",
     ) -> None:
         self.urls = _list(urls)
         self._watch_urls = _list(watch_urls) or self.urls
+        self._outpost_urls = _list(outpost_urls) or self._watch_urls
         self._write_urls = _list(write_urls) or self.urls
         self._discoveries, self._writers, self._each = discoveries, writers, each
         self._options: dict[str, Any] = {"lease_ttl": lease_ttl, "replicas": replicas, "storage": storage}
@@ -349,18 +439,21 @@ class Fleet:
         self.writers: list[Writer] = []
         self.watching: list[Discovery] = []
         self.followers: list[Follower] = []
-        self.foreign: dict[InstanceId, Instance] = {}
+        self.foreign = Foreign()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as opening:
             self.outpost = await opening.enter_async_context(
-                Outpost.running(self._watch_urls, self._discoveries)
+                Outpost.running(self._outpost_urls, self._discoveries)
             )
             self.plain = await opening.enter_async_context(Plain.connected(self.urls))
             self.lister = await opening.enter_async_context(natsdisc.connect(self.urls))
-            for number in range(self._writers):
-                self.writers.append(await self._new_writer(number, opening))
+            opened = (self._new_writer(number, opening) for number in range(self._writers))
+            self.writers += await asyncio.gather(*opened)
             await asyncio.gather(*(writer.register_all() for writer in self.writers))
+            witness = await opening.enter_async_context(natsdisc.connect(self._watch_urls))
+            self.witness = Witness(witness, self.foreign, replicas=self._options["replicas"])
+            opening.push_async_callback(self.witness.aclose)
             for _ in range(self._discoveries):
                 discovery = await opening.enter_async_context(natsdisc.connect(self._watch_urls))
                 self.watching.append(discovery)
@@ -405,16 +498,24 @@ class Fleet:
 
     async def put_foreign(self, numbers: Iterable[int], plain: Plain | None = None) -> None:
         """Let a plain client register instances without a lease."""
-        instances = [foreign(number) for number in numbers]
-        self.foreign |= {instance.id: instance for instance in instances}
-        await asyncio.gather(*((plain or self.plain).put(instance) for instance in instances))
+        instances: dict[InstanceId, Instance] = {foreign(number).id: foreign(number) for number in numbers}
+        with self.foreign.changing(instances):
+            self.foreign.update(instances)
+            await asyncio.gather(*((plain or self.plain).put(instance) for instance in instances.values()))
 
     async def delete_foreign(self, numbers: Iterable[int], plain: Plain | None = None) -> None:
         """Let a plain client delete what it had registered."""
         ids = [foreign(number).id for number in numbers]
-        for id in ids:
-            del self.foreign[id]
-        await asyncio.gather(*((plain or self.plain).delete(id) for id in ids))
+        with self.foreign.changing(ids):
+            for id in ids:
+                self.foreign.pop(id, None)
+            await asyncio.gather(*map((plain or self.plain).delete, ids))
+
+    async def lose_everything(self) -> None:
+        """Delete the buckets."""
+        with self.foreign.changing():
+            await self.plain.drop_buckets()
+            self.foreign.clear()
 
     @contextlib.asynccontextmanager
     async def churning(self, seed: int = 1) -> AsyncIterator[None]:
@@ -470,16 +571,25 @@ class Fleet:
             if not wrong:
                 break
             if took > timeout:
-                raise AssertionError(f"{fault}: after {took:.1f} s\n" + "\n".join(wrong[:20]))
+                wrong += [*await self._wrong_lists(), *self._not_active()]
+                told = "\n".join(line[:1000] for line in [*wrong[:10], *wrong[10:][-20:]])
+                raise AssertionError(f"{fault}: after {took:.1f} s\n{told}")
             await asyncio.sleep(0.02)
         await self.check_legal()
         if fault is not None:
-            MEASURED.append((fault, took))
-            print(f"{fault}: converged {took:.2f} s after its end")
+            self.measured(fault, since)
+
+    @staticmethod
+    def measured(fault: str, since: float) -> None:
+        """Note for the end of the test run how long it took."""
+        took = time.monotonic() - since
+        MEASURED.append((fault, took))
+        print(f"{fault}: {took:.2f} s after its end")
 
     async def check_legal(self) -> None:
         """Raise AssertionError if any watcher was told what could not be."""
         problems = [problem for follower in self.followers for problem in follower.problems]
+        problems += self.witness.problems
         problems += [problem for report in await self.outpost.reports() for problem in report["problems"]]
         assert not problems, "\n".join(problems[:20])
 
@@ -487,8 +597,11 @@ class Fleet:
         wrong = []
         for follower in self.followers:
             wrong += self._difference("here", follower.query, follower.report())
-        if wrong:
-            return wrong
+        return wrong or await self.wrong_there()
+
+    async def wrong_there(self) -> list[str]:
+        """What the watchers of the second process see that is not the truth."""
+        wrong = []
         for at, report in enumerate(await self.outpost.reports()):
             wrong += self._difference("in the second process", QUERIES[at % len(QUERIES)], report)
         return wrong
@@ -501,6 +614,15 @@ class Fleet:
             return []
         ids, live = set(map(str, truth)), set(report["live"])
         return [f"{query} {where}: ghosts {sorted(live - ids)}, missing {sorted(ids - live)}, or old values"]
+
+    def _not_active(self) -> list[str]:
+        """The writers who do not hold what they registered, and in which state they are."""
+        found = []
+        for at, writer in enumerate(self.writers):
+            states = Counter(str(registration.state) for registration in writer.discovery.registrations)
+            if set(states) - {"active"}:
+                found.append(f"writer {at}: {dict(states)}, {writer.discovery.stats()}")
+        return found
 
     async def _wrong_lists(self) -> list[str]:
         wrong = []

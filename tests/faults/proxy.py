@@ -31,7 +31,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._port = self._socket.getsockname()[1]
+        self._port: int = self._socket.getsockname()[1]
         self._listener: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,6 +43,11 @@ class Proxy:
     def url(self) -> str:
         """What clients connect to."""
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
 
     @property
     def connections(self) -> int:

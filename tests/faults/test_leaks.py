@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable
 
 import natsdisc
 from natsdisc import Query, endpoints, models
 from natsdisc.server import NatsServer
-from tests.rig import eventually
+from tests.rig import LONG, eventually
 
 from .kit import DEADLINE, Plain, foreign
 
-WATCHES = int(os.environ.get("NATSDISC_LEAK_WATCHES", "1000"))
+WATCHES = 10_000 if LONG else 1_000
 AT_ONCE = 50
 
 

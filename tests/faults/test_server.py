@@ -36,11 +36,12 @@ async def test_a_killed_server_that_forgot_everything_and_others_made_the_bucket
         async with Fleet(server.url, storage="memory", lease_ttl=3) as fleet:
             await fleet.put_foreign(range(20))
             await fleet.converged()
-            server.kill()
-            await asyncio.sleep(DOWN)
-            await asyncio.to_thread(server.start)
-            back = time.monotonic()
-            fleet.foreign.clear()
+            with fleet.foreign.changing():
+                server.kill()
+                fleet.foreign.clear()
+                await asyncio.sleep(DOWN)
+                await asyncio.to_thread(server.start)
+                back = time.monotonic()
             async with Plain.connected(server.url) as other:
                 await other.make_buckets("memory")
                 await fleet.put_foreign(range(15, 35), other)

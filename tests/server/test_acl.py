@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -448,6 +449,7 @@ async def attacker(users: Users) -> AsyncIterator[nats.NATS]:
 
 OWN_KEY = "$KV.v1_instances.s=2Ehop.cart.pay.6"
 OWN_LEASE = "$NATSDISC.LEASE.v1_instances.s=2Ehop.cart.pay.6"
+FREE_LEASE = "$NATSDISC.LEASE.v1_instances.other.cart.pay.2"  # where no owner puts anything back
 DUE = "@at 2020-01-01T00:00:00Z"
 
 
@@ -467,6 +469,74 @@ async def test_a_forged_schedule_moves_no_watcher(
     await victim.is_put_back()
     await victim.heard_nothing()
     assert victim.watcher.stats().forged >= 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"nats-scheduler": LEASE},  # the server writes its own beside it
+        {"Nats-Scheduler": LEASE, "Nats-Schedule-Next": "purge"},
+        {"Nats-Schedule-TTL": "1s"},
+        {"Nats-Schedule-Rollup": "sub"},
+        {"Nats-Marker-Reason": "MaxAge"},
+        {"Nats-Expected-Last-Subject-Sequence": "0"},
+        {"Natsdisc-Owner": "1", "Natsdisc-Reason": "unregistered"},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+async def test_no_header_makes_a_forged_schedule_credible(
+    victim: Victim, attacker: nats.NATS, more: dict[str, str]
+) -> None:
+    headers = {"Nats-Schedule": DUE, "Nats-Schedule-Target": KEY, "KV-Operation": "DEL", **more}
+    await attack(attacker, OWN_LEASE, headers)
+    await victim.is_put_back()
+    await victim.heard_nothing()
+    assert victim.watcher.stats().forged >= 1
+
+
+async def test_a_schedule_cannot_name_another_scheduler(victim: Victim, attacker: nats.NATS) -> None:
+    headers = {"Nats-Schedule": DUE, "Nats-Schedule-Target": KEY, "Nats-Scheduler": LEASE}
+    answer = json.loads((await attacker.request(OWN_LEASE, b"", headers=headers)).data)
+    assert "invalid scheduler" in answer["error"]["description"]
+    await victim.heard_nothing()
+
+
+async def test_a_forged_schedule_that_repeats_moves_no_watcher(
+    victim: Victim, attacker: nats.NATS, users: Users
+) -> None:
+    """Listings may miss the entry for as long as this goes on: it is one of the limits."""
+    headers = {"Nats-Schedule": "@every 1s", "Nats-Schedule-Target": KEY, "KV-Operation": "DEL"}
+    await attack(attacker, OWN_LEASE, headers)
+    await eventually(lambda: victim.watcher.stats().forged >= 3, PATIENCE)
+    await victim.heard_nothing()
+    async with users.client("admin") as client:
+        await client.jetstream().purge_stream("KV_v1_instances", subject=OWN_LEASE)
+
+    async def whole() -> bool:
+        return await victim.watcher.list(endpoints("other", "cart")) == [victim.entry]
+
+    await eventually(whole, PATIENCE)
+    assert victim.owner.registrations[0].state is natsdisc.State.ACTIVE
+
+
+async def test_a_copied_schedule_is_none(victim: Victim, attacker: nats.NATS, users: Users) -> None:
+    """A schedule whose source is another one puts none on somebody's lease, where it would be credible."""
+    own = {"Nats-Schedule": "@at 2100-01-01T00:00:00Z", "Nats-Schedule-Target": KEY, "KV-Operation": "DEL"}
+    await attack(attacker, OWN_LEASE, own)
+    copy = {"Nats-Schedule": DUE, "Nats-Schedule-Target": FREE_LEASE, "Nats-Schedule-Source": OWN_LEASE}
+    await attack(attacker, OWN_LEASE + "0", copy)
+    async with users.client("admin") as client:
+        question = json.dumps({"last_by_subj": FREE_LEASE}).encode()
+
+        async def arrived() -> bytes | None:
+            answer = await client.request("$JS.API.STREAM.MSG.GET.KV_v1_instances", question)
+            message = json.loads(answer.data).get("message")
+            return base64.b64decode(message["hdrs"]) if message else None
+
+        headers = await eventually(arrived, PATIENCE)
+    assert b"Nats-Schedule:" not in headers
+    assert b"Nats-Schedule-Target:" not in headers
+    await victim.heard_nothing()
 
 
 async def test_a_rollup_of_everything_moves_no_watcher(victim: Victim, attacker: nats.NATS) -> None:

@@ -6,129 +6,35 @@ import asyncio
 import contextlib
 import json
 import os
-import pty
 import re
 import secrets
 import shlex
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
 
 import natsdisc
 from natsdisc import AlreadyRegisteredError, Discovery, EndpointSpec, ModelSpec, Transport, endpoints, wire
 from natsdisc.server import NatsServer
 from tests.rig import eventually
+from tests.server.shell import (
+    COMMAND,
+    PATIENCE,
+    Outcome,
+    Shell,
+    ended,
+    fails,
+    line_of,
+    line_with,
+    on_terminal,
+)
 
-PATIENCE = 60.0  # for a command that hangs; no command takes a fifth of it
-COMMAND = [sys.executable, "-W", "error", "-m", "natsdisc.cli"]
-MARK = "NATSDISC_TEST_MARK"
+COMPLETED = "import sys; sys.argv[0] = 'natsdisc'; from natsdisc.cli import main; main()"
 ACCOUNT = 'authorization { users: [ { user: ann, password: "se cret" } ] }'
-# A session leader gets the first terminal it opens as its own, and with it Ctrl-C.
-OWN_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
-class Shell:
-    """Runs commands with the same environment, by which their processes are known."""
-
-    environment: dict[str, str]
-    processes: list[Process] = field(default_factory=list)
-
-    async def start(self, *arguments: str, stdout: int = PIPE, stderr: int = PIPE, **options: Any) -> Process:
-        options = {"stdin": DEVNULL, "env": self.environment, **options}
-        command = options.pop("command", COMMAND)
-        process = await asyncio.create_subprocess_exec(
-            *command, *arguments, stdout=stdout, stderr=stderr, **options
-        )
-        self.processes.append(process)
-        return process
-
-    async def run(self, *arguments: str, **options: Any) -> Outcome:
-        return await ended(await self.start(*arguments, **options))
-
-    def survivors(self) -> list[str]:
-        """The commands of all processes that were started with this environment, and still run."""
-        mark = f"{MARK}={self.environment[MARK]}".encode()
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        return found
-
-
-async def ended(process: Process) -> Outcome:
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
-
-
-async def line_of(process: Process) -> str:
-    """Its next line, the end excluded."""
-    assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        line = await process.stdout.readline()
-    assert line, "the command has ended"
-    return line.decode().rstrip("\n")
-
-
-async def line_with(process: Process, text: str) -> str:
-    """The next of its lines with `text` in it."""
-    while text not in (line := await line_of(process)):
-        pass
-    return line
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
-    environment |= {MARK: secrets.token_hex(8), "XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "80"}
-    shell = Shell(environment)
-    yield shell
-    for process in shell.processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-@pytest.fixture
-async def prefix(nats_url: str) -> AsyncIterator[str]:
-    """A registry of the test's own on the shared server."""
-    prefix = f"cli{secrets.token_hex(6)}"
-    yield prefix
-    client = await nats.connect(nats_url)
-    js = client.jetstream()
-    for stream in await js.streams_info():
-        if prefix in stream.config.name:
-            await js.delete_stream(stream.config.name)
-    await client.close()
-
-
-@pytest.fixture
-def registry(nats_url: str, prefix: str) -> list[str]:
-    """The options that lead to it."""
-    return ["--server", nats_url, "--bucket-prefix", prefix]
-
-
-@pytest.fixture
-async def discovery(nats_url: str, prefix: str) -> AsyncIterator[Discovery]:
-    async with natsdisc.connect(nats_url, bucket_prefix=prefix, instance_id=0x1F) as discovery:
-        yield discovery
 
 
 @pytest.fixture(scope="module")
@@ -142,18 +48,42 @@ def spec(endpoint: str = "checkout", **metadata: Any) -> EndpointSpec:
     return EndpointSpec("shop", "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
 
 
-def fails(outcome: Outcome, code: int, *words: str) -> None:
-    """One line on stderr, or click's lines about the usage."""
-    assert outcome.code == code, outcome
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    for word in words:
-        assert word in outcome.err
-    if outcome.err.startswith("natsdisc: "):
-        assert outcome.err.count("\n") == 1
-        assert outcome.err.startswith("natsdisc: error: ")
-    else:
-        assert outcome.err.startswith("Usage: natsdisc ")
+async def test_without_a_command_there_is_help(shell: Shell) -> None:
+    outcome = await shell.run()
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("Usage: natsdisc ")
+
+
+async def test_completion(shell: Shell) -> None:
+    shell.environment["_NATSDISC_COMPLETE"] = "bash_complete"
+    for line, at, words in (
+        ("natsdisc re", 1, {"register"}),
+        ("natsdisc doctor --role re", 3, {"reader", "registrar"}),
+        ("natsdisc ls --mo", 2, {"--models"}),
+    ):
+        shell.environment |= {"COMP_WORDS": line, "COMP_CWORD": str(at)}
+        outcome = await shell.run("-c", COMPLETED, command=[sys.executable])
+        assert outcome.code == 0, outcome
+        assert set(outcome.out.replace("plain,", "").split()) == words
+
+
+async def test_what_takes_long_is_told_on_a_terminal(shell: Shell) -> None:
+    """A server that accepts, and says nothing."""
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+    url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    try:
+        async with on_terminal(shell, "ls", "shop", "-s", url) as terminal:
+            await terminal.end()
+        assert terminal.code == 3
+        assert "natsdisc: listing endpoints/shop" in terminal.text
+        assert terminal.raw.rpartition("  \r")[2].startswith("natsdisc: error: cannot connect")
+        fails(await shell.run("ls", "shop", "-s", url), 3, "cannot connect")
+    finally:
+        for writer in writers:
+            writer.close()
+        silent.close()
+        await silent.wait_closed()
 
 
 async def test_help_tells_the_exit_codes_and_hides_the_worker(shell: Shell) -> None:
@@ -248,13 +178,13 @@ async def test_watch_json_prints_one_object_a_line(
 ) -> None:
     first = await discovery.register(spec())
     process = await shell.start("watch", "shop", "--json", *registry)
-    assert json.loads(await line_of(process)) == {
+    assert json.loads(await line_of(process.stdout)) == {
         "event": "added",
         "instance": json.loads(wire.dumps(first)),
     }
     await discovery.unregister(first)
     removed = {"event": "removed", "id": "shop/cart/checkout/1f", "reason": "unregistered"}
-    assert json.loads(await line_of(process)) == removed
+    assert json.loads(await line_of(process.stdout)) == removed
     process.send_signal(signal.SIGINT)
     assert await ended(process) == Outcome(0, "", "")
 
@@ -264,13 +194,38 @@ async def test_watch_tells_a_change_from_an_arrival(
 ) -> None:
     process = await shell.start("watch", *registry)
     instance = await discovery.register(spec())
-    assert "added    shop/cart/checkout/1f  nats_tcp shop.cart" in await line_of(process)
+    assert "added    shop/cart/checkout/1f  nats_tcp shop.cart" in await line_of(process.stdout)
     await discovery.update(instance, transport=Transport.http("http://h"))
-    assert "changed  shop/cart/checkout/1f  http http://h" in await line_of(process)
+    assert "changed  shop/cart/checkout/1f  http http://h" in await line_of(process.stdout)
     await discovery.unregister(instance)
-    assert "removed  shop/cart/checkout/1f  unregistered" in await line_of(process)
+    assert "removed  shop/cart/checkout/1f  unregistered" in await line_of(process.stdout)
     process.terminate()
     assert await ended(process) == Outcome(0, "", "")
+
+
+async def test_watch_says_what_is_draining(shell: Shell, registry: list[str], discovery: Discovery) -> None:
+    process = await shell.start("watch", *registry)
+    instance = await discovery.register(spec())
+    await line_of(process.stdout)
+    await discovery.drain(instance)
+    assert "changed  shop/cart/checkout/1f  nats_tcp shop.cart  draining" in await line_of(process.stdout)
+    process.terminate()
+    assert (await ended(process)).code == 0
+
+
+async def test_watch_shows_a_lost_connection_and_goes_on(shell: Shell) -> None:
+    async with NatsServer() as server, natsdisc.connect(server.url, instance_id=1) as discovery:
+        await discovery.register(spec(), lease_ttl=None)
+        process = await shell.start("watch", "-s", server.url)
+        assert "shop/cart/checkout/1 " in await line_of(process.stdout)
+        await asyncio.to_thread(server.kill)
+        assert "natsdisc: warning: endpoints is stale" in await line_of(process.stderr)
+        await asyncio.to_thread(server.restart)
+        assert "natsdisc: endpoints is in sync again" in await line_of(process.stderr)
+        await discovery.register(spec("back"), lease_ttl=None)
+        assert "added    shop/cart/back/1" in await line_of(process.stdout)
+        process.terminate()
+        assert await ended(process) == Outcome(0, "", "")
 
 
 async def test_watch_ends_quietly_with_its_reader(
@@ -300,9 +255,9 @@ async def test_register_unregisters_at_once_when_it_is_stopped(
     shell: Shell, registry: list[str], discovery: Discovery, number: int
 ) -> None:
     arguments = ["shop", "cart", "pay", "--transport", "nats=shop.pay", "--id", "2A", "--ttl", "none"]
-    arguments += ["--metadata", "weight=3", "-m", 'zone="b"']
+    arguments += ["--metadata", "weight=3", "-m", 'zone="b"', "--drain", "0"]
     process = await shell.start("register", *arguments, *registry)
-    assert await line_of(process) == "shop/cart/pay/2a"
+    assert await line_of(process.stdout) == "shop/cart/pay/2a"
     [instance] = await discovery.list(endpoints("shop"))
     assert json.loads(wire.dumps(instance)) == {
         "type": "Endpoint",
@@ -317,6 +272,17 @@ async def test_register_unregisters_at_once_when_it_is_stopped(
     assert await ended(process) == Outcome(0, "", "")
     # It had no lease: nothing but unregistering can have taken it away.
     assert await discovery.list(endpoints("shop")) == []
+
+
+async def test_register_prints_json_for_programs(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start("register", "shop", "cart", "pay", "-t", "tcp=h:1", "--json", *registry)
+    printed = json.loads(await line_of(process.stdout))
+    [instance] = await discovery.list(endpoints())
+    assert printed == json.loads(wire.dumps(instance))
+    process.terminate()
+    assert await ended(process) == Outcome(0, "", "")
 
 
 async def test_register_under_a_taken_id_fails(
@@ -334,7 +300,7 @@ async def test_register_ends_when_another_owner_takes_its_id(
 ) -> None:
     arguments = ["shop", "cart", "checkout", "--transport", "tcp=h:1", "--id", "1f", "--ttl", "2"]
     process = await shell.start("register", *arguments, *registry)
-    await line_of(process)
+    await line_of(process.stdout)
     [theirs] = await discovery.list(endpoints("shop"))
 
     async def taken() -> bool:
@@ -357,11 +323,13 @@ TRANSPORT = ["--transport", "tcp=h:1"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["lss"], ["No such command", "Did you mean 'ls'?", "natsdisc --help"]),
+        (["--colour"], ["No such option", "natsdisc --help"]),
         (["ls", ""], ["namespace must not be empty"]),
         (["watch", "shop", ""], ["component must not be empty"]),
         (["register", "shop", "", "pay", *TRANSPORT], ["component must not be empty"]),
         (["ls", "a", "b", "c", "d"], ["unexpected extra argument"]),
-        (REGISTER, ["--transport"]),
+        (REGISTER, ["--transport", "natsdisc register --help"]),
         ([*REGISTER, "--transport", "shop.pay"], ["KIND=ADDRESS"]),
         ([*REGISTER, "--transport", "=x"], ["KIND=ADDRESS"]),
         ([*REGISTER, *TRANSPORT, "--metadata", "weight"], ["KEY=JSON"]),
@@ -476,7 +444,7 @@ async def test_a_broken_context_exits_with_2(shell: Shell, text: str, word: str)
 async def test_serve_runs_a_server_until_it_is_stopped(shell: Shell, tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = await shell.start("serve", "--port", "0", "--store-dir", str(store))
-    url = await line_of(process)
+    url = await line_of(process.stdout)
     async with natsdisc.connect(url) as discovery:
         await discovery.register(spec(), lease_ttl=None)
     taken = await shell.run("serve", "--port", url.rpartition(":")[2])
@@ -494,7 +462,7 @@ async def test_serve_takes_more_configuration(shell: Shell, tmp_path: Path) -> N
     config = tmp_path / "more.conf"
     config.write_text(ACCOUNT)
     process = await shell.start("serve", "--port", "0", "--config", str(config))
-    url = await line_of(process)
+    url = await line_of(process.stdout)
     fails(await shell.run("ls", "-s", url), 3)
     login = ["--user", "ann", "--password", "se cret"]
     assert (await shell.run("ls", "--json", "-s", url, *login)).out == "[]\n"
@@ -543,7 +511,7 @@ async def test_ctrl_c_ends_the_demo_cleanly(shell: Shell) -> None:
 
 async def test_demo_keep_goes_on_until_ctrl_c(shell: Shell) -> None:
     process = await shell.start("demo", "--keep")
-    url = (await line_with(process, "keep")).split()[-1]
+    url = (await line_with(process.stdout, "keep")).split()[-1]
     [left] = json.loads((await shell.run("ls", "--json", "-s", url)).out)
     assert left["instance_id"] == 0xA1
     process.send_signal(signal.SIGINT)
@@ -554,9 +522,9 @@ async def test_demo_keep_goes_on_until_ctrl_c(shell: Shell) -> None:
 
 async def test_demo_fails_when_a_worker_ends_by_itself(shell: Shell) -> None:
     process = await shell.start("demo")
-    found = re.search(r"worker a1 \(pid (\d+)\)", await line_with(process, "worker a1"))
+    found = re.search(r"worker a1 \(pid (\d+)\)", await line_with(process.stdout, "worker a1"))
     assert found is not None
-    await line_with(process, "added")
+    await line_with(process.stdout, "added")
     os.kill(int(found[1]), signal.SIGKILL)
     outcome = await ended(process)
     assert outcome.code == 1
@@ -566,67 +534,7 @@ async def test_demo_fails_when_a_worker_ends_by_itself(shell: Shell) -> None:
 
 async def test_nothing_outlives_a_killed_demo(shell: Shell) -> None:
     process = await shell.start("demo")
-    await line_with(process, "added")
+    await line_with(process.stdout, "added")
     process.kill()
     await process.wait()
     await eventually(lambda: not shell.survivors(), PATIENCE)
-
-
-class Terminal:
-    """The other side of a pseudo-terminal: what a person sees and types."""
-
-    def __init__(self, descriptor: int, process: Process) -> None:
-        self._descriptor = descriptor
-        self._process = process
-        self._seen = b""
-        self._ended = asyncio.Event()
-        self.code: int | None = None
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
-
-    @property
-    def raw(self) -> str:
-        return self._seen.decode(errors="replace")
-
-    @property
-    def text(self) -> str:
-        """Everything that was ever written, without the control codes."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw).replace("\r", "").rstrip()
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._descriptor, keys)
-
-    async def end(self) -> None:
-        """Wait until the command has ended and everything is read."""
-        async with asyncio.timeout(PATIENCE):
-            self.code = await self._process.wait()
-            await self._ended.wait()
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._descriptor, 65536)
-        except OSError:  # nobody holds the other side any more
-            data = b""
-        self._seen += data
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-            self._ended.set()
-
-
-@contextlib.asynccontextmanager
-async def on_terminal(shell: Shell, *arguments: str) -> AsyncIterator[Terminal]:
-    ours, theirs = pty.openpty()
-    shell.environment["TERM"] = "xterm-256color"
-    command = [sys.executable, "-c", OWN_TERMINAL, *COMMAND]
-    process = await shell.start(
-        *arguments, stdin=theirs, stdout=theirs, stderr=theirs, command=command, start_new_session=True
-    )
-    os.close(theirs)
-    terminal = Terminal(ours, process)
-    try:
-        yield terminal
-    finally:
-        terminal.close()

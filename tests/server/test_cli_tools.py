@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import pty
 import re
-import secrets
+import shutil
 import signal
+import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from asyncio.subprocess import Process
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,113 +21,19 @@ import pytest
 import natsdisc
 import natsdisc.acl
 from natsdisc import Discovery, EndpointSpec, ModelSpec, Transport, endpoints
-from natsdisc.acl import Role, permissions
+from natsdisc.acl import Permissions, Role, permissions
 from natsdisc.server import NatsServer
 from tests.rig import Cluster, eventually, server_binary
+from tests.server.shell import COMMAND, PATIENCE, Outcome, Shell, ended, fails, line_of, on_terminal
 
-PATIENCE = 90.0  # for a command that hangs; no command takes a fifth of it
-COMMAND = [sys.executable, "-W", "error", "-X", "dev", "-m", "natsdisc.cli"]
-# A session leader gets the first terminal it opens as its own, and with it Ctrl-C.
-OWN_TERMINAL = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1], sys.argv[1:])"
 # An hour ahead of everybody else.
 AN_HOUR_AHEAD = (
     "import time; now = time.time; time.time = lambda: now() + 3600\nfrom natsdisc.cli import main; main()"
 )
 
 
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
-class Shell:
-    """Runs commands, and ends what is left of them."""
-
-    environment: dict[str, str]
-    processes: list[Process] = field(default_factory=list)
-
-    async def start(self, *arguments: str, **options: Any) -> Process:
-        options = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "env": self.environment, **options}
-        command = options.pop("command", COMMAND)
-        process = await asyncio.create_subprocess_exec(*command, *arguments, **options)
-        self.processes.append(process)
-        return process
-
-    async def run(self, *arguments: str, **options: Any) -> Outcome:
-        return await ended(await self.start(*arguments, **options))
-
-
-async def ended(process: Process) -> Outcome:
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
-
-
-async def line_of(stream: asyncio.StreamReader | None) -> str:
-    """Its next line, the end excluded."""
-    assert stream is not None
-    async with asyncio.timeout(PATIENCE):
-        line = await stream.readline()
-    assert line, "the command has ended"
-    return line.decode().rstrip("\n")
-
-
-@pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
-    shell = Shell(environment | {"XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "80"})
-    yield shell
-    for process in shell.processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-@pytest.fixture
-async def prefix(nats_url: str) -> AsyncIterator[str]:
-    """A registry of the test's own on the shared server."""
-    prefix = f"tool{secrets.token_hex(6)}"
-    yield prefix
-    client = await nats.connect(nats_url)
-    js = client.jetstream()
-    for stream in await js.streams_info():
-        if prefix in stream.config.name:
-            await js.delete_stream(stream.config.name)
-    await client.close()
-
-
-@pytest.fixture
-def registry(nats_url: str, prefix: str) -> list[str]:
-    """The options that lead to it."""
-    return ["--server", nats_url, "--bucket-prefix", prefix]
-
-
-@pytest.fixture
-async def discovery(nats_url: str, prefix: str) -> AsyncIterator[Discovery]:
-    async with natsdisc.connect(nats_url, bucket_prefix=prefix, instance_id=0x1F) as discovery:
-        yield discovery
-
-
 def spec(endpoint: str = "checkout", namespace: str = "shop", **metadata: Any) -> EndpointSpec:
     return EndpointSpec(namespace, "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
-
-
-def fails(outcome: Outcome, code: int, *words: str) -> None:
-    """One line on stderr, or click's lines about the usage."""
-    assert outcome.code == code, outcome
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    for word in words:
-        assert word in outcome.err, outcome.err
-    if outcome.err.startswith("natsdisc: "):
-        assert outcome.err.count("\n") == 1
-        assert outcome.err.startswith("natsdisc: error: ")
-    else:
-        assert outcome.err.startswith("Usage: natsdisc ")
 
 
 # Bad command lines.
@@ -161,7 +65,7 @@ REGISTER = ["register", "shop", "cart", "pay", "-t", "tcp=h:1"]
         (["prune"], ["PATTERN"]),
         (["prune", "--older-than", "soon"], ["15m"]),
         (["prune", "--older-than", "1y"], ["15m"]),
-        (["acl"], ["--role"]),
+        (["acl"], ["--role", "reader, registrar, operator", "natsdisc acl --help"]),
         (["acl", "--role", "reader", "--component", "cart"], ["--namespace"]),
         (["acl", "--role", "operator", "--namespace", "shop"], ["not confined"]),
         (["acl", "--role", "reader", "--create"], ["--create"]),
@@ -201,7 +105,9 @@ async def test_no_server_means_that_no_program_is_run(shell: Shell, tmp_path: Pa
 
 # register -- COMMAND
 
+CERTIFICATES = Path(__file__).resolve().parents[2] / "docker" / "certs" / "make.sh"
 SLEEP = ["--", "sleep", "600"]
+SEVERAL_LOOKS = 1.0  # it looks five times a second whether its shell is there
 
 
 async def registered(process: Process) -> str:
@@ -213,6 +119,11 @@ def program_of(process: Process) -> int:
     """The process that it runs."""
     [pid] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return int(pid)
+
+
+def parent_of(pid: int) -> int:
+    """Another one when the parent has ended."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def test_a_program_that_ends_takes_its_endpoint_along(
@@ -268,7 +179,7 @@ async def test_a_killed_command_leaves_its_endpoint_to_the_lease(
 async def test_a_killed_shell_takes_its_endpoint_along(
     shell: Shell, registry: list[str], discovery: Discovery
 ) -> None:
-    line = [*COMMAND, *REGISTER, "--ttl", "none", "--with-parent", *registry, *SLEEP]
+    line = [*COMMAND, *REGISTER, "--ttl", "none", "--drain", "0", *registry, *SLEEP]
     script = await shell.start('"$@"; echo over', "sh", *line, command=["sh", "-c"])
     await registered(script)
     assert len(await discovery.list(endpoints("shop"))) == 1
@@ -279,6 +190,23 @@ async def test_a_killed_shell_takes_its_endpoint_along(
 
     await eventually(gone, PATIENCE)
     await ended(script)  # its output is closed: nothing of it runs any more
+
+
+async def test_under_nohup_the_end_of_the_shell_is_not_the_end(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    line = [*COMMAND, *REGISTER, "--drain", "0", *registry, *SLEEP]
+    script = await shell.start('trap "" HUP; "$@"; echo over', "sh", *line, command=["sh", "-c"])
+    path = await registered(script)
+    registering = program_of(script)
+    script.kill()
+    await eventually(lambda: parent_of(registering) != script.pid, PATIENCE)
+    await asyncio.sleep(SEVERAL_LOOKS)
+    [instance] = await discovery.list(endpoints("shop"))
+    assert str(instance.id) == path
+    os.kill(registering, signal.SIGTERM)
+    await ended(script)
+    assert await discovery.list(endpoints("shop")) == []
 
 
 async def test_a_program_does_not_run_where_it_cannot_be_registered(
@@ -310,11 +238,34 @@ async def test_draining_when_stopped(
     assert (await ended(process)).code == (143 if command else 0)
 
 
-async def test_draining_ends_by_itself(shell: Shell, registry: list[str], discovery: Discovery) -> None:
-    process = await shell.start(*REGISTER, "--drain", "0.1", *registry)
+async def test_it_drains_unless_told_otherwise(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    process = await shell.start(*REGISTER, *registry)
     await line_of(process.stdout)
-    process.terminate()
+    async with discovery.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+        assert isinstance(await anext(events), natsdisc.Added)
+        process.terminate()
+        marked = await anext(events)
+        assert isinstance(marked, natsdisc.Added)
+        assert isinstance(marked.instance, natsdisc.EndpointInstance)
+        assert marked.instance.metadata == {"draining": True}
+        assert await anext(events) == natsdisc.Removed(
+            marked.instance.id, natsdisc.RemovalReason.UNREGISTERED
+        )
     assert await ended(process) == Outcome(0, "", "")
+
+
+async def test_it_says_on_a_terminal_that_it_drains(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    async with on_terminal(shell, *REGISTER, "--drain", "600", *registry) as terminal:
+        await eventually(lambda: terminal.shows("shop/cart/pay/"), PATIENCE)
+        terminal.type(b"\x03")
+        await eventually(lambda: terminal.shows("draining for 600 s; Ctrl-C again"), PATIENCE)
+        terminal.type(b"\x03")
+        await terminal.end()
+    assert terminal.code == 0
     assert await discovery.list(endpoints("shop")) == []
 
 
@@ -377,6 +328,17 @@ async def test_drain_marks_what_another_process_holds(
     assert marked.instance.metadata == {"weight": 3, "draining": True}
 
 
+async def test_what_is_taken_out_or_marked_as_json(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    mine = await discovery.register(spec(), lease_ttl=None)
+    [marked] = json.loads((await shell.run("drain", str(mine.id), "--json", *registry)).out)
+    assert marked == {**json.loads(natsdisc.wire.dumps(mine)), "metadata": {"draining": True}}
+    taken = await shell.run("unregister", str(mine.id), "--json", *registry)
+    assert json.loads(taken.out) == [marked]
+    assert await discovery.list(endpoints()) == []
+
+
 async def test_tree(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec())
     await discovery.register(spec("pay", draining=True))
@@ -417,6 +379,7 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     gone = await discovery.register(spec("gone"))
     await discovery.unregister(gone)
     shown = json.loads((await shell.run("status", "--json", *registry)).out)
+    assert shown["natsdisc"] == natsdisc.__version__
     assert shown["server"].keys() == {"name", "version", "url", "cluster", "jetstream"}
     assert shown["server"]["jetstream"] is True
     assert shown["buckets"]["v1_mdc"] is None
@@ -425,13 +388,15 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     assert {name: bucket[name] for name in expected} == expected
     assert bucket["bucket"] == f"{prefix}_v1_instances"
     assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "file", None)
+    assert bucket["written"] >= bucket["messages"] == 4  # two entries, a lease, the mark of a removal
 
 
 async def test_status_for_people(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec("pay"), lease_ttl=None)
     outcome = await shell.run("status", *registry)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "1, of which 1 have no lease" in outcome.out
+    assert "  entries     1, 1 of them without a lease\n" in outcome.out
+    assert f"natsdisc {natsdisc.__version__}\n" in outcome.out
     assert "v1_mdc  is not there yet" in outcome.out
     assert "\x1b" not in outcome.out
 
@@ -484,70 +449,29 @@ async def test_top_prints_one_picture(shell: Shell, registry: list[str], discove
     assert shown == {"query": "endpoints/shop", "instances": 2, "components": [cart]}
 
 
-class Screen:
-    """The other side of a pseudo-terminal."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.raw = ""
-        self._descriptor = descriptor
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
-
-    def shows(self, text: str) -> bool:
-        """Whether it was ever written, control codes apart."""
-        return text in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            if data := os.read(self._descriptor, 65536):
-                self.raw += data.decode(errors="replace")
-                return
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-
-
-@contextlib.asynccontextmanager
-async def on_terminal(shell: Shell, *arguments: str) -> AsyncIterator[tuple[Screen, Process]]:
-    ours, theirs = pty.openpty()
-    shell.environment |= {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
-    process = await shell.start(
-        *arguments,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        command=[sys.executable, "-c", OWN_TERMINAL, *COMMAND],
-        start_new_session=True,
-    )
-    os.close(theirs)
-    screen = Screen(ours)
-    try:
-        yield screen, process
-    finally:
-        screen.close()
-
-
 async def test_top_shows_changes_and_a_lost_connection(shell: Shell) -> None:
     async with (
         NatsServer() as server,
         natsdisc.connect(server.url, instance_id=1) as discovery,
-        on_terminal(shell, "top", "-s", server.url) as (screen, process),
+        on_terminal(shell, "top", "-s", server.url, columns=120) as screen,
     ):
         await eventually(lambda: screen.shows("0 instances"), PATIENCE)
         mine = await discovery.register(spec())
         await eventually(lambda: screen.shows("shop/cart/checkout/1"), PATIENCE)
         await discovery.unregister(mine)
         await eventually(lambda: screen.shows("unregistered"), PATIENCE)
+        await eventually(
+            lambda: screen.shows("2 came or went in the last minute, 0 expired, 2 events"), PATIENCE
+        )
         await asyncio.to_thread(server.kill)
         await eventually(lambda: screen.shows("NOT CONNECTED"), PATIENCE)
         await asyncio.to_thread(server.restart)
         await discovery.register(spec("back"))
         await eventually(lambda: screen.shows("shop/cart/back/1"), PATIENCE)
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(PATIENCE):
-            assert await process.wait() == 0
-        await eventually(lambda: "\x1b[?1049l" in screen.raw, PATIENCE)
+        screen.process.send_signal(signal.SIGINT)
+        await screen.end()
+    assert screen.code == 0
+    assert "\x1b[?1049l" in screen.raw
     assert not screen.shows("Traceback")
 
 
@@ -648,6 +572,19 @@ async def test_the_port_of_the_cluster(shell: Shell) -> None:
         is_broken(await shell.run("doctor", "-s", f"nats://127.0.0.1:{found[1]}"), "for other servers")
 
 
+async def test_tls_that_is_not_spoken(shell: Shell, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: nothing makes certificates")
+    subprocess.run(["sh", str(CERTIFICATES), str(tmp_path)], check=True, capture_output=True)
+    files = f'cert_file: "{tmp_path}/server.pem", key_file: "{tmp_path}/server.key"'
+    async with NatsServer(config=f"tls {{ {files} }}") as server:
+        is_broken(await shell.run("doctor", "-s", server.url), "wants TLS", "--tlsca")
+    both = f'{files}, ca_file: "{tmp_path}/ca.pem", verify: true'
+    async with NatsServer(config=f"tls {{ {both} }}") as server:
+        ours = ["-s", server.url, "--tlsca", str(tmp_path / "ca.pem")]
+        is_broken(await shell.run("doctor", *ours), "wants TLS and a certificate", "--tlscert and --tlskey")
+
+
 async def test_no_jetstream(shell: Shell) -> None:
     async with NatsServer(jetstream=False) as server:
         is_broken(await shell.run("doctor", "-s", server.url), "JetStream is not enabled", "-js")
@@ -695,10 +632,22 @@ async def test_replicas_without_quorum(shell: Shell) -> None:
         url = cluster.urls[0]
         make = ["doctor", "--create", "--replicas", "3", "--role", "reader", "-s", url]
         assert (await shell.run(*make)).code == 0
-        degraded = json.loads((await shell.run("status", "--json", "-s", url)).out)
-        assert degraded["buckets"]["v1_instances"]["replicas"] == 3
+        whole = json.loads((await shell.run("status", "--json", "-s", url)).out)
+        bucket = whole["buckets"]["v1_instances"]
+        assert {bucket["leader"], *bucket["peers"]} == set(cluster.names)
+        leader = await cluster.leader("KV_v1_instances")
+        away = next(node for node in cluster.nodes[1:] if node is not leader)
+        name = cluster.names[cluster.nodes.index(away)]
+        await asyncio.to_thread(away.kill)
+
+        async def degraded() -> bool:
+            shown = (await shell.run("status", "-s", url)).out
+            return f"{name} is away or behind" in shown and f"degraded    replica {name} is away" in shown
+
+        await eventually(degraded, PATIENCE)
         for node in cluster.nodes[1:]:
-            await asyncio.to_thread(node.kill)
+            if node.running:
+                await asyncio.to_thread(node.kill)
         outcome = await shell.run("doctor", "-s", url)
         is_broken(outcome, "quorum", "start the")
         for node in cluster.nodes[1:]:
@@ -706,28 +655,37 @@ async def test_replicas_without_quorum(shell: Shell) -> None:
 
 
 REGISTRAR = permissions(Role.REGISTRAR, namespace="shop")
+OPERATOR = permissions(Role.OPERATOR)
 USERS = [
     *((f"p{number}", "publish", subject) for number, subject in enumerate(REGISTRAR.publish)),
     *((f"s{number}", "subscribe", subject) for number, subject in enumerate(REGISTRAR.subscribe)),
 ]
+OPERATORS = [
+    (f"o{number}", subject)
+    for number, subject in enumerate(OPERATOR.publish)
+    if subject not in permissions(Role.REGISTRAR).publish
+]
+
+
+def without(allowed: Permissions, lacking: str) -> Permissions:
+    return Permissions(
+        tuple(subject for subject in allowed.publish if subject != lacking),
+        tuple(subject for subject in allowed.subscribe if subject != lacking),
+    )
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[NatsServer]:
-    """A user for each permission that a registrar may lack, and some that lack nothing."""
+    """A user for each permission that a registrar or an operator may lack, and some that lack nothing."""
     users = ["{ user: admin, password: pw }"]
     roles = {
         "reader": permissions(Role.READER, namespace="shop"),
         "registrar": REGISTRAR,
-        "operator": permissions(Role.OPERATOR),
+        "operator": OPERATOR,
+        **{name: without(OPERATOR, lacking) for name, lacking in OPERATORS},
+        **{name: without(REGISTRAR, lacking) for name, _, lacking in USERS},
     }
     users += [f"{{ user: {name}, password: pw, {allowed.as_conf()} }}" for name, allowed in roles.items()]
-    for name, _, lacking in USERS:
-        rest = natsdisc.acl.Permissions(
-            tuple(subject for subject in REGISTRAR.publish if subject != lacking),
-            tuple(subject for subject in REGISTRAR.subscribe if subject != lacking),
-        )
-        users.append(f"{{ user: {name}, password: pw, {rest.as_conf()} }}")
     config = "accounts { A { jetstream: enabled, users: [\n" + "\n".join(users) + "\n] } }"
     with NatsServer(config=config) as server:
         yield server
@@ -750,6 +708,14 @@ async def test_each_missing_permission_is_named(
 ) -> None:
     outcome = await diagnosed(shell, made, user, "--namespace", "shop")
     is_broken(outcome, f"may not {verb} {subject}", "natsdisc acl --role", "--namespace shop")
+
+
+@pytest.mark.parametrize(("user", "subject"), OPERATORS)
+async def test_each_permission_that_an_operator_lacks_is_named(
+    shell: Shell, made: NatsServer, user: str, subject: str
+) -> None:
+    outcome = await diagnosed(shell, made, user, "--role", "operator")
+    is_broken(outcome, f"may not publish {subject}", "natsdisc acl --role operator")
 
 
 async def test_who_may_do_what_its_role_says_is_healthy(shell: Shell, made: NatsServer) -> None:
@@ -797,8 +763,9 @@ async def test_acl_for_nsc_and_programs(shell: Shell) -> None:
     nsc = (await shell.run("acl", "--role", "reader", "--format", "nsc")).out
     assert nsc.startswith("nsc edit user --name reader")
     assert "--allow-sub '_INBOX.>'" in nsc
-    printed = json.loads((await shell.run("acl", "--role", "operator", "--format", "json")).out)
-    assert printed == permissions(Role.OPERATOR).as_dict()
+    for options in (["--format", "json"], ["--json"]):
+        printed = json.loads((await shell.run("acl", "--role", "operator", *options)).out)
+        assert printed == permissions(Role.OPERATOR).as_dict()
 
 
 async def test_the_help_says_what_is_not_protected(shell: Shell) -> None:

@@ -50,9 +50,15 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
     await client.close()
 
 
-async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str) -> None:
+@pytest.mark.parametrize("whose", ["ours", "the user's"])
+async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str, whose: str) -> None:
     prefix = secrets.token_hex(6)
-    async with natsdisc.connect(nats_url, bucket_prefix=prefix) as discovery:
+    client = await nats.connect(nats_url, ping_interval=3600)  # it would hear nothing until then
+    if whose == "ours":
+        discovery = await natsdisc.connect(nats_url, bucket_prefix=prefix)
+    else:
+        discovery = natsdisc.Discovery(natsdisc.JetStreamStore(client, bucket_prefix=prefix))
+    async with discovery, asyncio.timeout(PATIENCE):
         mine = await discovery.register(spec("ep"))
         reader, writer = await asyncio.open_connection(*nats_url.removeprefix("nats://").split(":"))
         await reader.readline()
@@ -63,11 +69,13 @@ async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str) -> None:
         writer.close()
         await writer.wait_closed()
         assert await discovery.list(endpoints()) == [mine]
-        async with discovery.list_and_watch(endpoints()) as events, asyncio.timeout(PATIENCE):
+        async with discovery.list_and_watch(endpoints()) as events:
             assert await anext(events) == Added(mine)
             await events.synced()
+            changed = await discovery.update(mine, metadata={"zone": "a"})
+            assert await anext(events) == Added(changed)
         assert discovery.stats().rubbish == 2
-    client = await nats.connect(nats_url)
+        assert not discovery.stats().resyncs
     await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
     await client.close()
 

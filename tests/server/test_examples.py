@@ -64,7 +64,7 @@ async def fastapi(server: NatsServer, command: str) -> AsyncIterator[Program]:
 class Load:
     """Requests over HTTP, four at a time, that are never tried again."""
 
-    def __init__(self, view: natsdisc.View) -> None:
+    def __init__(self, view: natsdisc.View[natsdisc.EndpointInstance]) -> None:
         self._view = view
         self.answered: list[str] = []
         self.failures: list[Exception] = []
@@ -169,7 +169,7 @@ async def test_faststream(server: NatsServer, client: natsdisc.Discovery) -> Non
         await nc.close()
 
 
-def _removals(view: natsdisc.View) -> list[RemovalReason]:
+def _removals(view: natsdisc.View[natsdisc.EndpointInstance]) -> list[RemovalReason]:
     """Why instances went, from now on."""
     reasons: list[RemovalReason] = []
     view.subscribe(lambda event: reasons.append(event.reason) if isinstance(event, Removed) else None)

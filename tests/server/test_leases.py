@@ -186,6 +186,7 @@ async def test_what_a_plain_client_does_to_the_key_is_undone(
         for number, fault in enumerate(faults, 1):
             await fault()
             await eventually(lambda: service.stats().reregistrations == number, timeout=PATIENCE)  # noqa: B023
+            assert service.stats().fence_failures >= number, "a renewal found out"
             assert await watcher.list(endpoints()) == [mine]
             assert service.registrations[0].state is State.ACTIVE
         await crash(service)

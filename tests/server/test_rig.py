@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.request
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import natsdisc
-from natsdisc import Added, EndpointSpec, Transport, endpoints
+from natsdisc import Added, EndpointSpec, PermissionDeniedError, Transport, endpoints
 from tests.rig import eventually, server_binary
+from tests.server.shell import COMMAND, Shell, ended, line_of
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
+COMPOSE = (DOCKER / "compose.yaml").read_text()
+CONFIGS = ("single.conf", "cluster.conf", "secure.conf")
 SPEC = EndpointSpec("ns", "comp", "ep", transport=Transport.nats("addr"))
+PATIENCE = 60.0
+DIFFERENT = {"8000": "0", "python": sys.executable}  # a port that is free here, and our own interpreter
 
 
 def compose(*arguments: str) -> str:
@@ -48,9 +59,48 @@ def test_each_profile_has_its_services() -> None:
     assert profiles == {
         "single": {"nats"},
         "cluster": {"node1", "node2", "node3"},
+        "secure": {"certs", "secure", "operator", "registrar", "reader"},
         "demo": {"nats", "checkout", "prices", "search", "watch"},
         "test": {"nats", "test"},
     }
+
+
+def test_images_are_pinned_and_nobody_is_root() -> None:
+    for dockerfile in DOCKER.rglob("Dockerfile"):
+        stages = set()
+        user = "root"
+        for line in dockerfile.read_text().splitlines():
+            if found := re.fullmatch(r"FROM (\S+)(?: AS (\w+))?", line):
+                pinned = found[1] in stages or re.fullmatch(r"\w+:\d+\.\d+\.\d+(-[\w.-]+)?", found[1])
+                assert pinned, line
+                stages.add(found[2])
+            user = line.split()[1] if line.startswith("USER ") else user
+        assert user != "root", dockerfile
+
+
+def test_nothing_secret_is_in_the_rig() -> None:
+    for file in DOCKER.rglob("*"):
+        if file.is_file():
+            assert file.suffix not in (".pem", ".key", ".nk", ".creds"), file
+            assert not re.search(r"password: *\S|PRIVATE KEY|\bS[UAO][A-Z2-7]{50}", file.read_text()), file
+
+
+@dataclass
+class Service:
+    """What compose.yaml says of one service in its own lines."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def service_of(name: str) -> Service:
+    found = re.search(rf"^  {name}:\n((?:    .*\n)+)", COMPOSE, re.MULTILINE)
+    assert found is not None
+    command = re.search(r"^    command: (\[.*\])$", found[1], re.MULTILINE)
+    assert command is not None
+    return Service(
+        json.loads(command[1]), dict(re.findall(r"^      (NATS_\w+): (\S+)$", found[1], re.MULTILINE))
+    )
 
 
 def free_ports(count: int) -> list[int]:
@@ -92,6 +142,22 @@ def environment(tmp_path: Path, name: str, port: int, monitor: int) -> dict[str,
     }
 
 
+async def is_healthy(monitor: int) -> None:
+    """The health check of the compose file says so."""
+    found = re.search(r'"(http://127\.0\.0\.1):8222(/\S*)"', COMPOSE)
+    assert found is not None
+    address = f"{found[1]}:{monitor}{found[2]}"
+
+    def healthy() -> bool:
+        try:
+            with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    await eventually(lambda: asyncio.to_thread(healthy), PATIENCE)
+
+
 async def works_on(urls: list[str], replicas: int) -> None:
     """Register and watch through each of these servers."""
 
@@ -117,6 +183,7 @@ async def works_on(urls: list[str], replicas: int) -> None:
 async def test_the_single_server(tmp_path: Path) -> None:
     port, monitor = free_ports(2)
     async with servers("single.conf", [environment(tmp_path, "one", port, monitor)]):
+        await is_healthy(monitor)
         await works_on([f"nats://127.0.0.1:{port}"], replicas=1)
 
 
@@ -132,14 +199,190 @@ async def test_the_cluster(tmp_path: Path) -> None:
         for n in (1, 2, 3)
     ]
     async with servers("cluster.conf", nodes):
+        for monitor in ports[3:6]:
+            await is_healthy(monitor)
         await works_on([f"nats://127.0.0.1:{port}" for port in ports[:3]], replicas=3)
 
 
-def test_the_configurations_name_no_variable_that_compose_does_not_set() -> None:
-    compose_file = (DOCKER / "compose.yaml").read_text()
-    for config in ("single.conf", "cluster.conf"):
-        for variable in re.findall(r"\$(NATS_\w+)", (DOCKER / "nats" / config).read_text()):
-            assert f"{variable}: " in compose_file
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_configurations_name_no_variable_that_compose_does_not_set(config: str) -> None:
+    assert {file.name for file in (DOCKER / "nats").glob("*.conf")} == set(CONFIGS)
+    for variable in re.findall(r"\$(NATS_\w+)", (DOCKER / "nats" / config).read_text()):
+        assert f"{variable}: " in COMPOSE
+
+
+async def started(shell: Shell, service: Service, **options: Any) -> Process:
+    return await shell.start(*service.command, env={**shell.environment, **service.environment}, **options)
+
+
+async def test_the_services_of_the_demo(tmp_path: Path, shell: Shell) -> None:
+    port, monitor = free_ports(2)
+    url = f"nats://127.0.0.1:{port}"
+    async with servers("single.conf", [environment(tmp_path, "one", port, monitor)]):
+        await is_healthy(monitor)
+        services = {name: service_of(name) for name in ("watch", "checkout", "prices", "search")}
+        for service in services.values():
+            service.environment["NATS_URL"] = url
+            service.command = [DIFFERENT.get(word, word) for word in service.command]
+        checkout = services["checkout"]
+        checkout.command = [word.replace("nats://nats:4222", url) for word in checkout.command]
+        watching = await started(shell, services["watch"])
+        for name in ("prices", "search"):
+            await started(shell, services[name])
+        await started(shell, checkout, command=[sys.executable], cwd=DOCKER.parent)
+        seen = {(await line_of(watching.stdout)).split()[2] for _ in range(3)}
+        assert {path.rpartition("/")[0] for path in seen} == {
+            "shop/cart/checkout",
+            "shop/catalog/prices",
+            "shop/catalog/search",
+        }
+        for process in shell.processes:
+            process.terminate()  # their programs end with them
+        for process in shell.processes:
+            await ended(process)
+
+
+ROLES = {
+    "operator": ["--role", "operator"],
+    "reader": ["--role", "reader"],
+    "shop-reader": ["--role", "reader", "--namespace", "shop", "--inbox-prefix", "_INBOX_shop_reader"],
+    "shop-registrar": ["--role", "registrar", "--namespace", "shop"],
+    "cart-registrar": ["--role", "registrar", "--namespace", "shop", "--component", "cart"],
+}
+
+
+def test_the_roles_of_the_secure_server_are_what_acl_prints() -> None:
+    """To renew one: natsdisc acl --role … > docker/nats/roles/….conf"""
+    assert {file.stem for file in (DOCKER / "nats" / "roles").iterdir()} == set(ROLES)
+    for name, arguments in ROLES.items():
+        done = subprocess.run([*COMMAND, "acl", *arguments], capture_output=True, text=True, check=True)
+        assert (DOCKER / "nats" / "roles" / f"{name}.conf").read_text() == done.stdout, name
+
+
+@dataclass
+class Secure:
+    """The server of the profile `secure`, and everybody's certificates."""
+
+    url: str
+    certs: Path
+
+    def connect(self, user: str | None, **options: Any) -> natsdisc.Connecting:
+        """As the user with this certificate, or without any."""
+        tls = ssl.create_default_context(cafile=self.certs / "ca.pem")
+        tls.verify_flags |= ssl.VERIFY_X509_STRICT  # what Python 3.13 does by itself
+        if user is not None:
+            tls.load_cert_chain(self.certs / f"{user}.pem", self.certs / f"{user}.key")
+        if user == "shop-reader":
+            options["inbox_prefix"] = "_INBOX_shop_reader"
+        return natsdisc.connect(self.url, tls=tls, **options)
+
+    def service(self, name: str) -> Service:
+        """A service of the compose file, with what differs here put right."""
+        service = service_of(name)
+        for variable, value in service.environment.items():
+            service.environment[variable] = value.replace("/certs/", f"{self.certs}/")
+        service.environment["NATS_URL"] = self.url
+        return service
+
+
+def make_certificates(folder: Path) -> None:
+    folder.mkdir()
+    subprocess.run(["sh", str(DOCKER / "certs" / "make.sh"), str(folder)], check=True, capture_output=True)
+
+
+@pytest.fixture
+async def secure(tmp_path: Path) -> AsyncIterator[Secure]:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: nothing makes the certificates of the secure server")
+    certs = tmp_path / "certs"
+    make_certificates(certs)
+    port, monitor = free_ports(2)
+    files = {
+        variable: value.replace("/certs/", f"{certs}/")
+        for variable, value in re.findall(r"(NATS_TLS_\w+): (\S+)", COMPOSE)
+    }
+    async with servers("secure.conf", [{**environment(tmp_path, "secure", port, monitor), **files}]):
+        await is_healthy(monitor)
+        yield Secure(f"tls://127.0.0.1:{port}", certs)
+
+
+def test_certificates_are_kept_and_the_authority_is_not(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    make_certificates(tmp_path / "certs")
+    files = {file: file.read_bytes() for file in (tmp_path / "certs").iterdir()}
+    assert not (tmp_path / "certs" / "ca.key").exists()
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+    subprocess.run(["sh", str(DOCKER / "certs" / "make.sh"), str(tmp_path / "certs")], check=True)
+    assert {file: file.read_bytes() for file in (tmp_path / "certs").iterdir()} == files
+
+
+async def test_the_services_of_the_secure_server(secure: Secure, shell: Shell) -> None:
+    """The operator makes the buckets, the registrar registers, the reader sees it."""
+    operator = await shell.run(
+        *secure.service("operator").command,
+        env={**shell.environment, **secure.service("operator").environment},
+    )
+    assert (operator.code, "broken" in operator.out) == (0, False), operator
+    watching = await started(shell, secure.service("reader"))
+    registrar = await started(shell, secure.service("registrar"))
+    path = await line_of(registrar.stdout)
+    assert path.startswith("shop/cart/checkout/")
+    assert f"added    {path}" in await line_of(watching.stdout)
+    registrar.terminate()
+    assert await registrar.wait() == 0
+    assert "draining" in await line_of(watching.stdout)
+    assert f"removed  {path}  unregistered" in await line_of(watching.stdout)
+    await shell.close()
+
+
+async def test_each_role_of_the_secure_server_does_its_work_and_no_other(secure: Secure) -> None:
+    def at(namespace: str, component: str) -> EndpointSpec:
+        return EndpointSpec(namespace, component, "ep", transport=Transport.nats("addr"))
+
+    async with secure.connect("operator") as operator, secure.connect("reader") as reader:
+        everywhere = [await operator.register(at(*place)) for place in (("other", "c"), ("shop", "cart"))]
+        assert await reader.list(endpoints()) == everywhere
+        with pytest.raises(PermissionDeniedError):
+            await reader.register(at("shop", "cart"))
+        with pytest.raises(PermissionDeniedError):
+            await reader.unregister(everywhere[0])
+
+        async with secure.connect("shop-reader") as confined:
+            assert await confined.list(endpoints("shop")) == everywhere[1:]
+            for query in (endpoints(), endpoints("other")):
+                with pytest.raises(PermissionDeniedError):
+                    await confined.list(query)
+
+        for user, mine, theirs in (
+            ("shop-registrar", ("shop", "any"), ("other", "c")),
+            ("cart-registrar", ("shop", "cart"), ("shop", "any")),
+        ):
+            async with secure.connect(user) as registrar, asyncio.timeout(PATIENCE):
+                instance = await registrar.register(at(*mine))
+                assert instance in await reader.list(endpoints(*mine))
+                for refused in (theirs, ("other", "c")):
+                    for ttl in (10.0, None):
+                        with pytest.raises(PermissionDeniedError):
+                            await registrar.register(at(*refused), lease_ttl=ttl)
+            assert instance not in await reader.list(endpoints())
+
+        async with secure.connect("lab") as lab:
+            assert await lab.list(endpoints()) == []
+            elsewhere = await lab.register(at("shop", "cart"))
+            assert await lab.list(endpoints()) == [elsewhere]
+            assert await reader.list(endpoints()) == everywhere
+        assert operator.stats().fence_failures == 0
+
+
+async def test_the_secure_server_takes_nobody_it_does_not_know(secure: Secure, tmp_path: Path) -> None:
+    strangers = tmp_path / "strangers"
+    make_certificates(strangers)
+    shutil.copy(secure.certs / "ca.pem", strangers / "ca.pem")
+    with pytest.raises(natsdisc.StoreUnavailableError, match="certificate"):
+        await secure.connect(None)
+    with pytest.raises(natsdisc.DiscoveryError):
+        await Secure(secure.url, strangers).connect("operator")
 
 
 def test_the_suite_runs_against_a_server_by_its_url(nats_url: str) -> None:

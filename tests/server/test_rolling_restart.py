@@ -154,8 +154,8 @@ async def test_a_kill_costs_retries_within_bounds_and_no_request(shop: Shop, run
     assert sum(counted["retries"] for counted in counts) > 0  # the kill was felt
 
 
-def addresses(instances: Iterable[natsdisc.Instance]) -> set[str]:
-    return {one.transport.address for one in instances if isinstance(one, EndpointInstance)}
+def addresses(instances: Iterable[EndpointInstance]) -> set[str]:
+    return {one.transport.address for one in instances}
 
 
 async def test_http() -> None:
@@ -167,7 +167,6 @@ async def test_http() -> None:
         ):
             [instance] = view
             assert instance == view.pick()
-            assert isinstance(instance, EndpointInstance)
             assert instance.transport == Transport.http(address)
         async with running("http_client.py", server.url, "/order/1", "/order/2") as client:
             assert await client.read() == "paid: /order/1"

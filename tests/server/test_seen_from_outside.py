@@ -41,7 +41,7 @@ class World:
 
     server: NatsServer
     service: natsdisc.Discovery
-    view: natsdisc.View
+    view: natsdisc.View[natsdisc.EndpointInstance]
 
 
 @pytest.fixture

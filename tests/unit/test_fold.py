@@ -390,6 +390,67 @@ class TestEveryWayOfTelling:
             check_legal(teller.changes)
             assert teller.picture == naive_picture(log)
 
+    @given(log=strategies.logs, sizes=st.lists(st.integers(1, 6), max_size=12))
+    def test_values_told_in_batches_of_any_size_lead_to_the_same(self, log: Log, sizes: list[int]) -> None:
+        expected = told(log)
+        teller, batch, left = Teller(), list[tuple[str, bytes]](), iter(sizes)
+
+        def tell() -> None:
+            teller.changes += teller.fold.put(batch, teller.now)
+            batch.clear()
+
+        size = next(left, 1)
+        for what in log:
+            if isinstance(what, Put):
+                batch.append((what.key, what.value))
+                if len(batch) < size:
+                    continue
+                size = next(left, 1)
+                tell()
+            else:
+                tell()
+                teller.happen(what)
+        tell()
+        assert teller.changes == expected.changes
+        assert teller.picture == expected.picture
+
+    @settings(max_examples=100)
+    @given(log=strategies.logs, looks=st.lists(st.integers(0, 3), min_size=1, max_size=24))
+    def test_a_reader_who_looks_now_and_then_ends_with_the_same_map(self, log: Log, looks: list[int]) -> None:
+        """Whole, one by one, or with a snapshot at any moment, and the backlog in between."""
+        expected = told(log)
+        expected.run_out()
+        for at in (None, *range(len(log) + 1)):
+            teller, backlog, reader = Teller(), Backlog(), Reader()
+            for index, what in enumerate([*log, Wait(10 * GRACE)]):
+                if index == at:
+                    backlog.push(teller.snapshot())
+                backlog.push(teller.happen(what))
+                assert len(backlog) <= len(teller.picture.keys() | reader.knows.keys())
+                for _ in range(min(looks[index % len(looks)], len(backlog))):
+                    reader.look(backlog)
+            while backlog:
+                reader.look(backlog)
+            assert reader.knows == expected.picture == naive_picture(log)
+
+    @given(log=strategies.honest_logs, length=st.integers(1, 5), looks=st.lists(st.booleans(), min_size=1))
+    def test_a_reader_who_looks_now_and_then_gets_over_any_loss(
+        self, log: Log, length: int, looks: list[bool]
+    ) -> None:
+        for at in range(len(log)):
+            teller, backlog, reader = Teller(), Backlog(), Reader()
+            for index, what in enumerate([*log, Wait(10 * GRACE)]):
+                lost = at <= index < at + length and not isinstance(what, Wait)
+                backlog.push(teller.happen(what, told=not lost))
+                if index == min(at + length, len(log)):
+                    backlog.push(teller.snapshot(tombstones=False))
+                    backlog.push(teller.happen(Wait(10 * GRACE)) if index == len(log) else [])
+                if backlog and looks[index % len(looks)]:
+                    reader.look(backlog)
+            while backlog:
+                reader.look(backlog)
+            assert reader.knows == naive_picture(log)
+
     @given(log=strategies.logs)
     def test_what_is_due_is_never_in_the_past(self, log: Log) -> None:
         teller = Teller()
@@ -547,3 +608,21 @@ def test_nothing_here_asks_for_the_time(monkeypatch: pytest.MonkeyPatch) -> None
     for name, function in forbidden:
         monkeypatch.setattr(name, function)
     assert told([put(1), EXPIRE, Wait(GRACE)]).changes == [added(A), removed(A, EXPIRED)]
+
+
+@pytest.mark.parametrize("changes", [0, 1, 999, 1000, 1001, 3000])
+def test_what_changed_since_is_known_for_a_thousand_changes(changes: int) -> None:
+    fold = Fold(decode, grace=GRACE)
+    told = [change for number in range(changes) for change in fold.put([_entry(number)], 0.0)]
+    assert fold.version == len(told) == changes
+    assert fold.since(changes) == []
+    for back in (1, 2, 1000):
+        if back <= changes:
+            assert fold.since(changes - back) == told[-back:]
+    assert fold.since(changes - 1001) is None
+    assert fold.since(-1) is None
+
+
+def _entry(number: int) -> tuple[str, bytes]:
+    instance = endpoint(number, "a")
+    return key_of(instance.id), wire.dumps(instance)

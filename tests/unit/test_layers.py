@@ -32,6 +32,8 @@ LEVELS = {
     "natsdisc.acl": 2,
     "natsdisc.measure": 2,
     "natsdisc.balance": 2,
+    "natsdisc.order": 2,
+    "natsdisc.aside": 2,
     "natsdisc.watch": 3,
     "natsdisc.registrar": 3,
     "natsdisc.view": 3,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import natsdisc
+from natsdisc import StoreUnavailableError
 from natsdisc.store.jetstream import servertime
 from natsdisc.store.jetstream.servertime import ServerTime
 
@@ -99,7 +100,15 @@ def test_a_new_answer_replaces_the_old(monotonic: Monotonic) -> None:
 def test_nothing_is_known_before_the_first_answer(monotonic: Monotonic) -> None:
     clock = ServerTime()
     assert clock.age == clock.error == float("inf")
-    with pytest.raises(AssertionError):
+    with pytest.raises(StoreUnavailableError):
+        clock.after(1.0)
+
+
+def test_what_was_known_is_forgotten_with_the_connection(monotonic: Monotonic) -> None:
+    """A write that is on its way then is told to try again, and not that there is a bug."""
+    clock = observed("2024-01-01T00:00:00Z")
+    clock.forget()
+    with pytest.raises(StoreUnavailableError):
         clock.after(1.0)
 
 

@@ -47,12 +47,14 @@ class StreamState:
 
     bucket: str
     messages: int
+    written: int  # messages, since it was made
     size: int  # bytes
     consumers: int
     replicas: int
     storage: str
     clustered: bool
     leader: str | None
+    peers: tuple[str, ...]  # apart from the leader
     peers_behind: tuple[str, ...]  # offline, or not up to date
     leases: bool  # whether it can hold them
     ttls: bool
@@ -143,12 +145,14 @@ class Admin:
         return StreamState(
             bucket=stream.bucket,
             messages=int(state["messages"]),
+            written=int(state["last_seq"]),
             size=int(state["bytes"]),
             consumers=int(state["consumer_count"]),
             replicas=int(config["num_replicas"]),
             storage=str(config["storage"]),
             clustered=bool(cluster.get("name")),
             leader=cluster.get("leader"),
+            peers=tuple(str(peer["name"]) for peer in cluster.get("replicas") or ()),
             peers_behind=tuple(
                 str(peer["name"])
                 for peer in cluster.get("replicas") or ()

@@ -16,7 +16,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .messages import headers_that_matter
 
-__all__ = ["DirectClient", "Message", "Receive"]
+__all__ = ["DirectClient", "Message", "Receive", "keep_reading"]
 
 _CRLF = b"\r\n"
 
@@ -40,6 +40,25 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed
     def stop_reading(self, sid: int) -> None:
         """Hand nothing of subscription `sid` to anybody any more."""
         self._direct.pop(str(sid), None)
+
+
+def keep_reading(client: Client) -> None:
+    """Let a user's `client` go on when the subject of a message is no UTF-8; it sees that escaped.
+
+    nats-py ends its read loop over such a message, and with it all of the user's traffic; once reconnected,
+    again, for it is still in the bucket. Whoever may write a key could stop every process that watches.
+    """
+    build = getattr(client, "_build_message", None)
+    if build is None or "_build_message" in vars(client):
+        return
+
+    def build_any(sid: int, subject: bytes, *rest: Any) -> Any:
+        try:
+            return build(sid, subject, *rest)
+        except UnicodeDecodeError:
+            return build(sid, subject.decode("utf-8", "backslashreplace").encode(), *rest)
+
+    client._build_message = build_any
 
 
 class DirectParser(Parser):  # type: ignore[misc]

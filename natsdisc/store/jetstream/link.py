@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Message, Receive
+from .direct import DirectClient, Message, Receive, keep_reading
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
@@ -169,6 +169,7 @@ class Link:
             batch.append((message.subject, message.reply, message.headers, message.data))
 
         self._check_open()
+        keep_reading(self._nc)
         try:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1

@@ -26,6 +26,7 @@ from .backoff import delays
 from .direct import Message
 from .link import Headers
 from .messages import Forged, removal
+from .replica import Replica
 from .stream import Stream
 
 __all__ = ["OrderedReader"]
@@ -49,6 +50,7 @@ _DOUBTS = {
     Doubt.SILENCE: f"nothing was heard for {_SILENCE:g} s",
     Doubt.RECONNECT: "the connection broke",
     Doubt.CONSUMER: "the consumer ended",
+    Doubt.LEADER: "the stream's leader does not reach the node that it is read from",
     Doubt.CHECK: "the server has delivered something else than what arrived",
 }
 
@@ -66,6 +68,8 @@ class OrderedReader:
         self._loop = asyncio.get_running_loop()
         self._confirmed = _now()
         self._delivery: Delivery | None = None
+        self._replica = Replica(stream, None)
+        self._troubled = False
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
@@ -94,6 +98,7 @@ class OrderedReader:
                 if never_seen and _now() - started > JETSTREAM_PATIENCE:
                     self._sink.fail(error)
                     return
+                self._troubled = True
                 self._sink.stale(Doubt.UNAVAILABLE, error)
                 await asyncio.sleep(next(pauses))
             except DiscoveryError as error:
@@ -107,6 +112,7 @@ class OrderedReader:
                 return
             else:
                 pauses = delays(first=0.1, longest=_LONGEST_PAUSE)
+                self._troubled = doubt is not None
                 if doubt is not None:
                     explained = StoreUnavailableError(f"watching {self._filter}: {_DOUBTS[doubt]}")
                     self._sink.stale(doubt, explained)
@@ -114,6 +120,8 @@ class OrderedReader:
 
     async def _pass(self) -> Doubt | None:
         """Make a consumer and follow it until there is a doubt, or wait for a stream that is not there.
+
+        Without a doubt it is time for a new pass: the stream may be there, or the cluster is calm again.
 
         Raises what cannot be repaired, and StoreUnavailableError for what can.
         """
@@ -133,6 +141,10 @@ class OrderedReader:
                 return None
             self._seen_stream = True
             self._absences = delays(first=0.1, longest=2.0)
+            # A node that is cut off has a snapshot too, of how things were.
+            await self._replica.ask()
+            if not self._replica.is_reached:
+                raise StoreUnavailableError(f"reading {self._filter}: {_DOUBTS[Doubt.LEADER]}")
             delivery.expect(pending)
             return await self._follow(delivery, name)
         finally:
@@ -143,10 +155,12 @@ class OrderedReader:
 
     def _last_confirmation(self) -> float:
         delivery = self._delivery
-        confirmed = delivery.confirmed if delivery is not None else None
-        return self._confirmed if confirmed is None else max(self._confirmed, confirmed)
+        if delivery is None or delivery.confirmed is None:
+            return self._confirmed
+        # What comes from a node that is cut off from the stream confirms nothing.
+        return max(self._confirmed, min(delivery.confirmed, self._replica.confirmed))
 
-    async def _follow(self, delivery: Delivery, name: str) -> Doubt:
+    async def _follow(self, delivery: Delivery, name: str) -> Doubt | None:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
         while True:
             self._wake.clear()
@@ -159,13 +173,22 @@ class OrderedReader:
             silence = _now() - delivery.heard
             if silence > _SILENCE:
                 return Doubt.SILENCE
+            if self._replica.is_deaf:
+                return Doubt.LEADER
+            if _now() > self._replica.look_again_at:
+                return None
+            if _now() > self._replica.ask_at:
+                await self._replica.ask()
+                continue
             if delivery.snapshot_is_quiet or _now() > check_at:
                 check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
                 if not await self._check(delivery, name):
                     return Doubt.CHECK
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SILENCE - silence + _IDLE_HEARTBEAT / 10):
+                until_silence = _SILENCE - silence + _IDLE_HEARTBEAT / 10
+                until_next = min(self._replica.ask_at, self._replica.look_again_at) - _now()
+                async with asyncio.timeout(min(until_silence, until_next)):
                     await self._wake.wait()
 
     async def _check(self, delivery: Delivery, name: str) -> bool:
@@ -227,6 +250,8 @@ class OrderedReader:
             if error.code >= 500:
                 raise StoreUnavailableError(str(error)) from error
             raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
+        node = (info.get("cluster") or {}).get("leader")
+        self._replica = Replica(self._stream, node, troubled=self._troubled)
         pending = int(info["num_pending"])
         if pending == 0:
             await self._check_stream()
@@ -257,6 +282,7 @@ class Delivery:
         self._answer = answer
         self._time = asyncio.get_running_loop().time
         self._expected: int | None = None
+        self._left: int | None = None
         self._in_snapshot = True
         self.received = 0
         self.heard = _now()
@@ -267,10 +293,10 @@ class Delivery:
         self.ended = False
 
     def expect(self, messages: int) -> None:
-        """The snapshot has this many messages."""
+        """The snapshot has this many messages, and may end from now on."""
         self._expected = messages
         self.heard = _now()
-        self._end_snapshot_at(messages)
+        self._end_snapshot_at(self.received if self._left == 0 else messages)
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages as they came, and answer what flow control asks."""
@@ -309,7 +335,9 @@ class Delivery:
         self.received = last
         self._report(run)
         if self._in_snapshot:
-            self._end_snapshot_at(self.received if pending == 0 else self._expected)
+            self._left = pending
+            if self._expected is not None:
+                self._end_snapshot_at(self.received if pending == 0 else self._expected)
         else:
             self.confirmed = self.heard
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from ...errors import StoreUnavailableError
+
 __all__ = ["ServerTime"]
 
 # Two quartz clocks drift apart by no more than this (seconds a second).
@@ -43,8 +45,12 @@ class ServerTime:
         self._at, self.error = None, float("inf")
 
     def after(self, seconds: float) -> str:
-        """The server's time in `seconds` from now, not earlier, as RFC 3339."""
-        assert self._at is not None, "observe first"
+        """The server's time in `seconds` from now, not earlier, as RFC 3339.
+
+        Raises StoreUnavailableError when the connection broke since the server was last asked.
+        """
+        if self._at is None:
+            raise StoreUnavailableError("the connection broke: the server has to be asked for its time again")
         passed = time.monotonic() - self._measured
         # Rather late than early by the error: a lease must not end before its ttl.
         at = self._at + timedelta(seconds=passed + seconds + self.error)

@@ -52,6 +52,9 @@ class Stream:
         self._clock = clock
         self._config: dict[str, Any] | None = None
         self._looking = asyncio.Lock()
+        self._sharing = asyncio.Lock()
+        self._cluster: dict[str, Any] = {}
+        self._looked = 0.0
         self.is_hidden = False  # from a reader who may not see the configuration
 
     @property
@@ -89,6 +92,13 @@ class Stream:
             raise
         self._take(info, sent)
         return True
+
+    async def cluster(self, max_age: float, timeout: float) -> dict[str, Any]:
+        """The stream's leader and replicas (ADR-31), as they were at most `max_age` seconds ago."""
+        async with self._sharing:  # one asks, and all who came meanwhile have the answer
+            if time.monotonic() - self._looked > max_age and not await self.look(timeout):
+                return {}
+            return self._cluster
 
     async def subjects(self, filter: str) -> set[str]:
         """The subjects below `filter` that have a message; none when there is no stream."""
@@ -205,6 +215,7 @@ class Stream:
 
     def _take(self, info: dict[str, Any], sent: float) -> None:
         self._config = info["config"]
+        self._cluster, self._looked = info.get("cluster") or {}, sent
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
 

@@ -1,0 +1,93 @@
+"""Whether the replica that a watch is read from still hears of what happens to the stream.
+
+The consumer of a watch lives on one node. When that is cut off from the others it goes on to say that it has
+nothing to say, and answers what it is asked; so the stream's leader is asked, whether it reaches that node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import PermissionDeniedError, StoreUnavailableError
+from .api import ApiError
+from .stream import Stream
+
+__all__ = ["Replica", "reaches"]
+
+# How often the leader is asked; all watches of a stream in one process share the answers.
+_ASK_EVERY = 3.0
+_ANSWER_SHARED = 1.0
+_ANSWER_TIMEOUT = 2.0
+# A leader speaks to its followers every second. One that was not answered for so long has lost them.
+_CONTACT = 3.0
+# An election takes 4 to 9 s: who reads from a node that is well need not be called stale meanwhile.
+_ELECTION = 9.0
+# A node that was away catches up, and what it delivers meanwhile may lack something without a gap (measured:
+# one watch in some hundreds). So everything is read again when the cluster has been calm for so long.
+_CALM = 5.0
+
+
+class Replica:
+    """The node on which a consumer reads, by its name in the cluster; None when there is no cluster."""
+
+    def __init__(self, stream: Stream, node: str | None, *, troubled: bool = False) -> None:
+        self._stream = stream
+        self._node = node
+        self._leader: tuple[object, object] | None = None
+        self.look_again_at = float("inf")
+        # When the leader was last known to reach it, and when it is to be asked next (by the loop's clock).
+        self.confirmed, self.ask_at = _now(), 0.0
+        self.is_reached = False
+        self._check_askable()
+        if node is not None and troubled:
+            self._wait_for_calm()
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the leader has not reached it for longer than an election takes."""
+        return _now() - self.confirmed > _ELECTION
+
+    async def ask(self) -> None:
+        """Ask the stream's leader, if there is more than one node, and whoever reads may ask."""
+        if not self._check_askable():
+            return
+        try:
+            cluster = await self._stream.cluster(_ANSWER_SHARED, _ANSWER_TIMEOUT)
+        except PermissionDeniedError:
+            # This user may not ask; it is not asked again, for the server reports every refusal.
+            self._stream.is_hidden = True
+            self._check_askable()
+            return
+        except (StoreUnavailableError, ApiError):
+            cluster = {}
+        self.is_reached = reaches(cluster, self._node or "")
+        leader = cluster.get("leader"), cluster.get("leader_since")
+        if not self.is_reached or self._leader not in (None, leader):
+            self._wait_for_calm()
+        if self.is_reached:
+            self.confirmed, self._leader = _now(), leader
+        self.ask_at = _now() + _ASK_EVERY * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load)
+
+    def _wait_for_calm(self) -> None:
+        self.look_again_at = _now() + _CALM * random.uniform(1, 2)  # noqa: S311 (spreads load)
+
+    def _check_askable(self) -> bool:
+        if self._node is not None and not self._stream.is_hidden:
+            return True
+        self.is_reached, self.confirmed, self.ask_at = True, float("inf"), float("inf")
+        return False
+
+
+def reaches(cluster: Mapping[str, Any], node: str) -> bool:
+    """Whether a stream's leader has a majority, and `node` in it, by the `cluster` of the stream's info."""
+    leader, replicas = cluster.get("leader"), cluster.get("replicas") or ()
+    # One that this leader never heard is active since 0 ns.
+    with_it = {replica["name"] for replica in replicas if 0 < replica["active"] < _CONTACT * 1e9}
+    return bool(leader) and node in {leader, *with_it} and 2 * (1 + len(with_it)) > 1 + len(replicas)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,58 @@
+"""Whom natsdisc is compared with: where each is found, what it needs, and how durable it is."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Peer
+
+_NATS_FILE = "file storage, no fsync for a write: the server syncs every 2 min (its default)"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a peer is named and made."""
+
+    name: str
+    title: str
+    module: str
+    cls: str
+    server: str
+    durability: str
+    needs: str = ""
+
+
+ALL = {
+    entry.name: entry
+    for entry in (
+        Entry("ours", "natsdisc (connect)", "ours", "Ours", "nats", _NATS_FILE),
+        Entry("ours_nc", "natsdisc (own nc)", "ours", "OursOnTheirs", "nats", _NATS_FILE),
+        Entry("ours_apart", "natsdisc (none shared)", "ours", "OursApart", "nats", _NATS_FILE),
+        Entry("floor", "raw socket", "floor", "Floor", "nats", _NATS_FILE),
+        Entry("publish", "JetStream publish", "plain_kv", "Publish", "nats", _NATS_FILE),
+        Entry("plain_kv", "nats-py KV", "plain_kv", "PlainKv", "nats", _NATS_FILE),
+        Entry("plain_keys", "nats-py KV keys", "plain_kv", "PlainKeys", "nats", _NATS_FILE),
+        Entry("natsio", "natsio KV", "natsio_kv", "NatsioKv", "nats", _NATS_FILE, "natsio"),
+        Entry("etcd", "etcd", "etcd", "Etcd", "etcd", "fsync of the log before each answer", "aetcd"),
+        Entry(
+            "zookeeper",
+            "ZooKeeper",
+            "zookeeper",
+            "ZooKeeper",
+            "zookeeper",
+            "fsync of the log before each answer (in groups)",
+            "kazoo",
+        ),
+        Entry("redis", "Redis hash", "redis_hash", "RedisHash", "redis", "AOF, fsync every second", "redis"),
+    )
+}
+
+
+def make(name: str, address: str, space: str, **options: Any) -> Peer:
+    """A client of `name`; raises ImportError when what it needs is not installed."""
+    entry = ALL[name]
+    peer = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.cls)
+    made: Peer = peer(address, space, **options)
+    return made

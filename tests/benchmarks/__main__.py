@@ -93,8 +93,8 @@ def show(bench: Bench, markdown: bool) -> None:
         print(layout(report.short_rows(bench.measures)), "\n")
     print(report.legend(), "\n")
     print(layout(report.rows(bench.measures)), "\n")
-    print("Durability of what each has acknowledged:")
-    for line in report.durability(report.columns(bench.measures.values())):
+    print("How each was used, and how durable what it acknowledged is:")
+    for line in report.uses(report.columns(bench.measures.values())):
         print(f"- {line}")
     for name, reason in bench.skipped.items():
         print(f"- {peers.ALL[name].title} skipped: {reason}")

@@ -137,7 +137,7 @@ def _crash(numbers: _Numbers) -> tuple[bool, str]:
 
 
 def _quiet(numbers: _Numbers) -> tuple[bool, str]:
-    count = numbers.worst("stream messages to an idle watcher")
+    count = numbers.worst(numbers.find("stream messages to an idle watcher"))
     return count == 0, f"{count:g} stream messages (idle heartbeats are the consumer's, every 1.5 s)"
 
 

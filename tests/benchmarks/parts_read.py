@@ -17,6 +17,7 @@ READERS = ("ours", "ours_nc", "floor", "plain_kv", "natsio", "etcd", "zookeeper"
 LISTERS = ("ours", "ours_nc", "floor", "plain_kv", "plain_keys", "natsio", "etcd", "zookeeper", "redis")
 _MS = 1_000
 _LARGE = 100_000
+_RUNS_OF_LARGE = 3  # the slowest peers take half a minute
 
 
 def cold_sync(bench: Bench) -> None:
@@ -49,7 +50,8 @@ def _each(bench: Bench, action: str, samples: Samples, names: list[str], size: i
     spaces = {name: bench.seeded(name, size) for name in names}
     small = {name: bench.seeded(name, SMALL) for name in names}
     repeats = 20 if size <= SMALL else 5 if size <= 1_000 else 1
-    for name in bench.rounds(names):
+    runs = min(bench.settings.runs, _RUNS_OF_LARGE) if size >= _LARGE else bench.settings.runs
+    for name in bench.rounds(names, runs):
         seconds = bench.run(
             name, action, spaces[name], count=size, small=small[name], small_count=SMALL, repeats=repeats
         )
@@ -64,7 +66,7 @@ def blocking(bench: Bench) -> None:
     names = bench.taking_part(("ours", "ours_nc", "plain_kv", "etcd", "redis"))
     bench.say(f"{samples.name}: {', '.join(names)}")
     spaces = {name: bench.seeded(name, size) for name in names}
-    for name in bench.rounds(names):
+    for name in bench.rounds(names, min(bench.settings.runs, _RUNS_OF_LARGE)):
         seconds = bench.run(name, "blocking", spaces[name], count=size)
         if seconds is not None:
             bench.add(samples, name, seconds * _MS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 import urllib.request
 from typing import Any
 
-from . import servers
+from . import peers, servers
 from .bench import Bench
 from .children import Child, MeasurementError
+
+LEASED = ("ours", "ours_nc", "etcd", "zookeeper")
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -29,50 +32,40 @@ def memory(bench: Bench) -> None:
 
 
 def idle(bench: Bench) -> None:
-    """The CPU of watchers and of holders of 1,000 leases, and what is sent to a watcher."""
+    """A process that holds 1,000 leased registrations, and one that watches them: CPU, and what is sent."""
     seconds = 3.0 if bench.settings.quick else 20.0
-    size = min(1_000, max(bench.settings.sizes))
-    watching = bench.measure(f"CPU of an idle watcher of {size:,}", "% of a core")
-    sent = bench.measure("stream messages to an idle watcher", f"in {seconds:g} s")
-    beats = bench.measure("protocol messages to an idle watcher (heartbeats, pings)", "/s")
+    count = 200 if bench.settings.quick else 1_000
+    watching = bench.measure(f"CPU of an idle watcher of {count:,}", "% of a core")
+    holding = bench.measure(f"CPU of {count:,} leased registrations, ttl 10 s, in the client", "% of a core")
+    sent = bench.measure(f"stream messages to an idle watcher in {seconds:g} s", "")
     names = bench.taking_part(("ours", "ours_nc", "plain_kv", "natsio", "etcd", "zookeeper", "redis"))
     bench.say(f"{watching.name}: {', '.join(names)}")
-    runs = 1 if bench.settings.quick else min(3, bench.settings.runs)
-    for name in bench.rounds(names, runs):
-        space = bench.seeded(name, size)
+    for name in bench.rounds(names, 1 if bench.settings.quick else min(3, bench.settings.runs)):
         try:
-            with Child(
-                bench.python(name),
-                "idle_watcher",
-                **bench.params(name, space, count=size, seconds=seconds, settle=2.0),
-            ) as child:
-                child.ready()
-                before = _delivered(bench, space) if name.startswith("ours") else None
-                child.go()
-                started = time.monotonic()
-                if before is not None:
-                    time.sleep(max(0.0, seconds - 0.5))
-                    after = _delivered(bench, space)
-                    elapsed = time.monotonic() - started
-                    bench.add(sent, name, after[0] - before[0])
-                    bench.add(beats, name, (after[1] - before[1]) / elapsed)
-                bench.add(watching, name, child.result() * 100)
-        except MeasurementError as error:
-            bench.say(f"  failed: {error}")
-
-    count = 200 if bench.settings.quick else 1_000
-    holding = bench.measure(f"CPU of {count:,} leased registrations, ttl 10 s, in the client", "% of a core")
-    names = bench.taking_part(("ours", "ours_nc", "etcd", "zookeeper"))
-    bench.say(f"{holding.name}: {', '.join(names)}")
-    for name in bench.rounds(names, runs):
-        space = bench.fresh_space()
-        bench.run(name, "make", space)
-        params = bench.params(name, space, count=count, seconds=seconds, settle=2.0)
-        try:
-            with Child(bench.python(name), "idle_leases", **params) as child:
-                child.ready()
-                child.go()
-                bench.add(holding, name, child.result() * 100)
+            with contextlib.ExitStack() as running:
+                if name in LEASED:
+                    space = bench.fresh_space()
+                    bench.run(name, "make", space)
+                    params = bench.params(name, space, count=count, seconds=seconds, settle=2.0)
+                    holder = running.enter_context(Child(bench.python(name), "idle_leases", **params))
+                    holder.ready()
+                else:
+                    space = bench.seeded(name, count)
+                    params = bench.params(name, space, count=count, seconds=seconds, settle=2.0)
+                watcher = running.enter_context(Child(bench.python(name), "idle_watcher", **params))
+                watcher.ready()
+                on_nats = peers.ALL[name].server == "nats"
+                before = _delivered(bench, space) if on_nats else None
+                if name in LEASED:
+                    holder.go()
+                watcher.go()
+                time.sleep(seconds - 0.5)
+                after = _delivered(bench, space) if on_nats else None
+                bench.add(watching, name, watcher.result() * 100)
+                if name in LEASED:
+                    bench.add(holding, name, holder.result() * 100)
+                if before is not None and after is not None:
+                    bench.add(sent, name, after - before)
         except MeasurementError as error:
             bench.say(f"  failed: {error}")
 
@@ -82,7 +75,7 @@ def server(bench: Bench) -> None:
     count = 500 if bench.settings.quick else 5_000
     seconds = 5.0 if bench.settings.quick else 20.0
     cpu = bench.measure(f"server CPU, {count:,} leased registrations at rest", "% of a core")
-    received = bench.measure(f"messages to the server, {count:,} leased registrations at rest", "/s")
+    received = bench.measure(f"messages from clients, {count:,} leased registrations at rest", "/s")
     names = bench.taking_part(("ours", "etcd", "zookeeper"))
     bench.say(f"{cpu.name}: {', '.join(names)}")
     runs = 1 if bench.settings.quick else min(3, bench.settings.runs)
@@ -101,11 +94,12 @@ def server(bench: Bench) -> None:
                     used, started = _server_cpu(running.pid), time.monotonic()
                     messages = _counter(running) if running.monitor else 0
                     child.go()
-                    child.result()
+                    time.sleep(seconds - 0.5)  # before the child takes its registrations back
                     elapsed = time.monotonic() - started
                     bench.add(cpu, name, (_server_cpu(running.pid) - used) / elapsed * 100)
                     if running.monitor:
                         bench.add(received, name, (_counter(running) - messages) / elapsed)
+                    child.result()
             except MeasurementError as error:
                 bench.say(f"  failed: {error}")
 
@@ -123,17 +117,18 @@ def _ask(running: servers.Running, path: str) -> dict[str, Any]:
 
 
 def _counter(running: servers.Running) -> int:
-    return int(_ask(running, "/varz")["in_msgs"])
+    """Messages that the connected clients have sent."""
+    return sum(int(each["in_msgs"]) for each in _ask(running, "/connz")["connections"])
 
 
-def _delivered(bench: Bench, space: str) -> tuple[int, int]:
-    """What the consumers of a bucket have delivered, and what the server sent to its clients altogether."""
-    running = bench.server("nats")
-    streams = _ask(running, "/jsz?consumers=true")["account_details"][0]["stream_detail"]
-    delivered = 0
-    for stream in streams:
+def _delivered(bench: Bench, space: str) -> int | None:
+    """What the consumers of a bucket have delivered; None when there is no such bucket.
+
+    Idle heartbeats and pings are not in it: they are no messages of the stream.
+    """
+    accounts = _ask(bench.server("nats"), "/jsz?consumers=true")["account_details"]
+    for stream in (each for account in accounts for each in account.get("stream_detail") or []):
         if stream["name"] == f"KV_{space}_v1_instances":
             consumers = stream.get("consumer_detail") or []
-            delivered = sum(each["delivered"]["consumer_seq"] for each in consumers)
-    connections = _ask(running, "/connz?limit=1024")["connections"]
-    return delivered, sum(each["out_msgs"] for each in connections)
+            return sum(int(each["delivered"]["consumer_seq"]) for each in consumers)
+    return None

@@ -110,9 +110,10 @@ def goals_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     return [["goal", "", "measured"], *([each.goal, words[each.met], each.numbers] for each in verdicts)]
 
 
-def durability(names: Iterable[str]) -> list[str]:
-    """How safe what each took is, which is part of what its number means."""
-    return [f"{peers.ALL[name].title}: {peers.ALL[name].durability}" for name in names]
+def uses(names: Iterable[str]) -> list[str]:
+    """How each was used, and how safe what it took is: both are part of what its number means."""
+    entries = [peers.ALL[name] for name in names]
+    return [f"{entry.title}: {entry.use}. {entry.durability}" for entry in entries]
 
 
 def as_json(bench: Bench, verdicts: Iterable[Verdict]) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def _draw(pyplot: Any, measures: Mapping[str, Samples], path: Path) -> None:
             at += 1
         at += 1
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(ticks, labels, fontsize=8)
     axes.invert_yaxis()

@@ -20,6 +20,7 @@ class Entry:
     module: str
     cls: str
     server: str
+    use: str
     durability: str
     needs: str = ""
 
@@ -27,25 +28,101 @@ class Entry:
 ALL = {
     entry.name: entry
     for entry in (
-        Entry("ours", "natsdisc (connect)", "ours", "Ours", "nats", _NATS_FILE),
-        Entry("ours_nc", "natsdisc (own nc)", "ours", "OursOnTheirs", "nats", _NATS_FILE),
-        Entry("ours_apart", "natsdisc (none shared)", "ours", "OursApart", "nats", _NATS_FILE),
-        Entry("floor", "raw socket", "floor", "Floor", "nats", _NATS_FILE),
-        Entry("publish", "JetStream publish", "plain_kv", "Publish", "nats", _NATS_FILE),
-        Entry("plain_kv", "nats-py KV", "plain_kv", "PlainKv", "nats", _NATS_FILE),
-        Entry("plain_keys", "nats-py KV keys", "plain_kv", "PlainKeys", "nats", _NATS_FILE),
-        Entry("natsio", "natsio KV", "natsio_kv", "NatsioKv", "nats", _NATS_FILE, "natsio"),
-        Entry("etcd", "etcd", "etcd", "Etcd", "etcd", "fsync of the log before each answer", "aetcd"),
+        Entry(
+            "ours",
+            "natsdisc (connect)",
+            "ours",
+            "Ours",
+            "nats",
+            "`list_and_watch`, `list`, `register`; a lease for each registration",
+            _NATS_FILE,
+        ),
+        Entry(
+            "ours_nc",
+            "natsdisc (own nc)",
+            "ours",
+            "OursOnTheirs",
+            "nats",
+            "the same on a nats-py connection that the user made",
+            _NATS_FILE,
+        ),
+        Entry(
+            "ours_apart",
+            "natsdisc (none shared)",
+            "ours",
+            "OursApart",
+            "nats",
+            "a consumer for each of the watchers",
+            _NATS_FILE,
+        ),
+        Entry(
+            "floor",
+            "raw socket",
+            "floor",
+            "Floor",
+            "nats",
+            "`last_per_subject` consumer, bytes counted",
+            _NATS_FILE,
+        ),
+        Entry(
+            "publish",
+            "JetStream publish",
+            "plain_kv",
+            "Publish",
+            "nats",
+            "one acknowledged publish",
+            _NATS_FILE,
+        ),
+        Entry("plain_kv", "nats-py KV", "plain_kv", "PlainKv", "nats", "`watchall`, `create`", _NATS_FILE),
+        Entry(
+            "plain_keys",
+            "nats-py KV keys",
+            "plain_kv",
+            "PlainKeys",
+            "nats",
+            "`keys`, which reads no values",
+            _NATS_FILE,
+        ),
+        Entry(
+            "natsio",
+            "natsio KV",
+            "natsio_kv",
+            "NatsioKv",
+            "nats",
+            "`watch`, `create`; on Python 3.13 or newer",
+            _NATS_FILE,
+            "natsio",
+        ),
+        Entry(
+            "etcd",
+            "etcd",
+            "etcd",
+            "Etcd",
+            "etcd",
+            "`get_prefix`, `watch_prefix`, `put`; a lease for the process (`server`: for each key)",
+            "fsync of the log before each answer",
+            "aetcd",
+        ),
         Entry(
             "zookeeper",
             "ZooKeeper",
             "zookeeper",
             "ZooKeeper",
             "zookeeper",
+            "`get_children` and pipelined `get`, ChildrenWatch, ephemeral `create` in one session",
             "fsync of the log before each answer (in groups)",
             "kazoo",
         ),
-        Entry("redis", "Redis hash", "redis_hash", "RedisHash", "redis", "AOF, fsync every second", "redis"),
+        Entry(
+            "redis",
+            "Redis hash",
+            "redis_hash",
+            "RedisHash",
+            "redis",
+            "`HGETALL`, `HSET` and `PUBLISH` in a pipeline; a field cannot expire",
+            "AOF, fsync every second",
+            "redis",
+        ),
     )
 }
 

@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 # What `cold_sync` measures too.
 _ONLY_ALONE = ("floor",)
+_BUSY = 0.5
 _QUICK_SIZES = (10, 1_000, 10_000)
 _SIZES = (10, 1_000, 10_000, 100_000)
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
     failed = False
+    if report.load() > _BUSY:
+        print(f"This machine is busy: {report.busy()}", file=sys.stderr)
     with Bench(settings) as bench:
         for part in parts:
             started = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Bench:
         self.measures: dict[str, Samples] = {}
         self.skipped: dict[str, str] = {}
         self.versions: dict[str, str] = {}
+        self.load_at_start = os.getloadavg()[0]
         self._running: dict[str, servers.Running] = {}
         self._stack = contextlib.ExitStack()
         self._seeded: set[tuple[str, int]] = set()

@@ -61,8 +61,8 @@ async def make(params: Params) -> Any:
 
 
 async def cold_sync(params: Params) -> Any:
-    """Seconds from before the connection to the last instance, each time with a new client."""
-    count, seconds = params["count"], []
+    """Seconds, and CPU seconds, from before the connection to the last instance, with a new client each."""
+    count, seconds, cpu = params["count"], [], []
     for space, size in ((params["small"], params["small_count"]), (params["space"], count)):
         peer = peer_for(params, space)
         await peer.connect()
@@ -73,11 +73,12 @@ async def cold_sync(params: Params) -> Any:
     for _ in range(params["repeats"]):
         gc.collect()
         peer = peer_for(params)
-        started = time.perf_counter()
+        used, started = used_cpu(), time.perf_counter()
         await peer.connect()
         seconds.append(await peer.sync(count) - started)
+        cpu.append(used_cpu() - used)
         await peer.close()
-    return seconds
+    return {"seconds": seconds, "cpu": cpu}
 
 
 async def list_(params: Params) -> Any:
@@ -90,30 +91,30 @@ async def list_(params: Params) -> Any:
             started = time.perf_counter()
             await peer.list()
             seconds.append(time.perf_counter() - started)
-    return seconds
+    return {"seconds": seconds}
 
 
 async def blocking(params: Params) -> Any:
-    """The longest time that nothing else could run while a sync was going on."""
-    longest = 0.0
+    """The longest time that nothing else could run while a sync was going on, and the most CPU in one go."""
+    longest = longest_cpu = 0.0
 
     async def ticker() -> None:
-        nonlocal longest
-        last = time.perf_counter()
+        nonlocal longest, longest_cpu
+        last, last_cpu = time.perf_counter(), time.thread_time()
         while True:
             await asyncio.sleep(_TICK)
-            now = time.perf_counter()
-            longest = max(longest, now - last - _TICK)
-            last = now
+            now, now_cpu = time.perf_counter(), time.thread_time()
+            longest, longest_cpu = max(longest, now - last - _TICK), max(longest_cpu, now_cpu - last_cpu)
+            last, last_cpu = now, now_cpu
 
     async with connected(params) as peer:
         ticking = asyncio.create_task(ticker())
         await asyncio.sleep(0.1)
-        longest = 0.0
+        longest = longest_cpu = 0.0
         await peer.sync(params["count"])
         await asyncio.sleep(2 * _TICK)
         ticking.cancel()
-    return longest
+    return {"seconds": longest, "cpu": longest_cpu}
 
 
 async def register(params: Params) -> Any:

@@ -101,7 +101,9 @@ def _large(numbers: _Numbers) -> tuple[bool, str]:
 def _blocked(numbers: _Numbers) -> tuple[bool, str]:
     measure = "event loop blocked while 100,000 sync"
     own, nc = numbers.median(measure), numbers.median(measure, "ours_nc")
-    return max(own, nc) <= 50, f"{shown(own)} ms; {shown(nc)} ms on a connection the user made"
+    cpu = numbers.median("most CPU in one go while 100,000 sync")
+    text = f"{shown(own)} ms ({shown(cpu)} ms of CPU); {shown(nc)} ms on a connection the user made"
+    return max(own, nc) <= 50, text
 
 
 def _register_publish(numbers: _Numbers) -> tuple[bool, str]:
@@ -148,7 +150,7 @@ def _leases(numbers: _Numbers) -> tuple[bool, str]:
 
 def _resync(numbers: _Numbers) -> tuple[bool, str]:
     again = numbers.median(numbers.find("client CPU of a resync"))
-    cold = numbers.median(numbers.find("client CPU of a cold sync"))
+    cold = numbers.median(numbers.find("client CPU of a first sync"))
     events = numbers.worst("events of that resync")
     return (
         again <= cold and events == 0,

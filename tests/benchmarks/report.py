@@ -36,6 +36,16 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {system}"
 
 
+def load() -> float:
+    """The load average of the last minute for each core."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def busy() -> str:
+    """What a load means for the numbers."""
+    return f"load {load():.1f} a core; it slows long work down more than short work, and so moves ratios"
+
+
 def columns(measures: Iterable[Samples]) -> list[str]:
     """The peers that have a number, in the order in which they are listed."""
     present = {peer for samples in measures for peer in samples.by_peer}
@@ -137,6 +147,7 @@ def as_json(bench: Bench, verdicts: Iterable[Verdict]) -> dict[str, Any]:
             )
     return {
         "machine": machine(),
+        "load_at_start": bench.load_at_start,
         "servers": bench.versions,
         "skipped": bench.skipped,
         "results": results,

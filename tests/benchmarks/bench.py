@@ -50,7 +50,7 @@ class Bench:
         self.load_at_start = os.getloadavg()[0]
         self._running: dict[str, servers.Running] = {}
         self._stack = contextlib.ExitStack()
-        self._seeded: set[tuple[str, int]] = set()
+        self._seeded: set[str] = set()
         self._spaces = itertools.count()
         self._checked: set[str] = set()
 
@@ -106,12 +106,12 @@ class Bench:
 
     def seeded(self, peer: str, count: int) -> str:
         """A registry with `count` instances, on the server of `peer`."""
-        server, space = peers.ALL[peer].server, f"n{count}"
-        if (server, count) not in self._seeded:
-            filler = "ours" if server == "nats" else peer
-            self.say(f"  fills {server} with {count:,} instances")
+        filler = peers.ALL[peer].filler
+        space = f"{filler}{count}"
+        if space not in self._seeded:
+            self.say(f"  fills {peers.ALL[filler].title} with {count:,} instances")
             children.run(self.python(filler), "seed", **self.params(filler, space, count=count))
-            self._seeded.add((server, count))
+            self._seeded.add(space)
         return space
 
     def measure(self, name: str, unit: str, *, higher_is_better: bool = False, base: str = "ours") -> Samples:

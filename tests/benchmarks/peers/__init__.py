@@ -24,6 +24,13 @@ class Entry:
     durability: str
     needs: str = ""
 
+    @property
+    def filler(self) -> str:
+        """The peer that writes what this one reads: each reads what its own kind of writer leaves."""
+        if self.server != "nats":
+            return self.name
+        return "ours" if self.module in ("ours", "floor") else "plain_kv"
+
 
 ALL = {
     entry.name: entry

@@ -44,7 +44,8 @@ class Ours(Peer):
 
     async def seed(self, count: int) -> None:
         await make_bucket(self.address, self.space)
-        await seed_bucket(self.address, self.space, count)
+        # What `register` with a lease writes beside the value.
+        await seed_bucket(self.address, self.space, count, {"Natsdisc-Leased": "1"})
 
     async def list(self) -> int:
         return len(await self.discovery.list(QUERY))

@@ -32,13 +32,18 @@ async def make_bucket(address: str, space: str) -> None:
         await nc.close()
 
 
-async def seed_bucket(address: str, space: str, count: int) -> None:
+async def seed_bucket(
+    address: str, space: str, count: int, more_headers: dict[str, str] | None = None
+) -> None:
+    """Fill a bucket with what `KeyValue.create` would write, header included: readers have to read it."""
     nc = await nats.connect(address)
     js = nc.jetstream(timeout=30)
     prefix = f"$KV.{bucket_of(space)}."
 
+    headers = {"Nats-Expected-Last-Subject-Sequence": "0"} | (more_headers or {})
+
     async def publish(number: int) -> None:
-        await js.publish(prefix + data.key(number), data.value(number))
+        await js.publish(prefix + data.key(number), data.value(number), headers=headers)
 
     await in_turn((functools.partial(publish, number) for number in range(count)), _SEED_AT_ONCE)
     await nc.close()
@@ -68,6 +73,9 @@ class PlainKv(Peer):
         for task in self._tasks:
             task.cancel()
         await self.nc.close()
+
+    async def seed(self, count: int) -> None:
+        await seed_bucket(self.address, self.space, count)
 
     async def list(self) -> int:
         watcher = await self.kv.watchall()

@@ -7,13 +7,15 @@ import builtins
 import dataclasses
 import logging
 import math
+import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
-from . import entry, keys, wire
+from . import entry, keys, log, wire
 from .balance import Balance
 from .errors import (
     AlreadyRegisteredError,
@@ -44,7 +46,7 @@ from .model import (
     kind_of,
 )
 from .registrar import Registrar, Registration
-from .stats import Counters, Stats
+from .stats import Counters, Picture, Stats
 from .store import Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
 from .store.snapshot import read
@@ -104,6 +106,7 @@ class Discovery:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._warned: set[tuple[Kind, str]] = set()
         self._closed = False
+        self._process = os.getpid()
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
@@ -118,8 +121,16 @@ class Discovery:
         return self._registrar.registrations
 
     def stats(self) -> Stats:
-        """A copy of the counters."""
-        return self._stats.snapshot()
+        """The counters, and what is seen and held, as they are now; any thread may ask."""
+        states = Counter(registration.state for registration in self.registrations)
+        return self._stats.snapshot(
+            {
+                query: Picture(len(feed.picture), feed.picture.synced, feed.age)
+                for query, feed in tuple(self._feeds.items())
+                if feed.is_open
+            },
+            {str(state): states[state] for state in State},
+        )
 
     @overload
     async def register(
@@ -279,7 +290,10 @@ class Discovery:
 
         With `drain`, mark our endpoints first, and go on serving for so many seconds.
         Takes about two seconds at most when the server is away: leases then end what is left.
+        Nothing happens in a forked child: all of that is its parent's.
         """
+        if os.getpid() != self._process:
+            return
         try:
             if drain > 0 and not self._closed:
                 await self._drain_all(drain)
@@ -303,7 +317,12 @@ class Discovery:
         marked = await asyncio.gather(*map(self.drain, mine), return_exceptions=True)
         for instance, outcome in zip(mine, marked, strict=True):
             if isinstance(outcome, BaseException):
-                _log.warning("%s could not be marked as draining: %s", instance.id, outcome)
+                _log.warning(
+                    "%s could not be marked as draining: %s",
+                    instance.id,
+                    outcome,
+                    extra=log.fields("not_drained", id=instance.id, error=outcome),
+                )
         if mine:
             await asyncio.sleep(seconds)
 
@@ -348,7 +367,13 @@ class Discovery:
         try:
             await self._registrar.release(work.result())
         except DiscoveryError as error:
-            _log.warning("%s could not be taken back: %s", work.result().id, error)
+            id = work.result().id
+            _log.warning(
+                "%s could not be taken back: %s",
+                id,
+                error,
+                extra=log.fields("not_unregistered", id=id, error=error),
+            )
 
     @staticmethod
     def _check_cancelled_by_caller(work: asyncio.Task[Any]) -> None:
@@ -393,7 +418,14 @@ class Discovery:
         self._stats.rubbish += 1
         if (kind, key) not in self._warned and len(self._warned) < _WARNINGS_KEPT:
             self._warned.add((kind, key))
-            _log.warning("skipping %s in bucket %s: %s", key, entry.BUCKETS[kind], error)
+            bucket = entry.BUCKETS[kind]
+            _log.warning(
+                "skipping %s in bucket %s: %s",
+                key,
+                bucket,
+                error,
+                extra=log.fields("rubbish", key=key, bucket=bucket, error=error),
+            )
 
     def _join(self, query: Query) -> Feed:
         self._check_open()
@@ -433,6 +465,10 @@ class Discovery:
             raise
 
     def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise ClosedError(
+                f"this Discovery is process {self._process}'s, which forked this one; make one here"
+            )
         if self._closed:
             raise ClosedError("this Discovery was closed")
 

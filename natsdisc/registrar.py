@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-from . import lease, wire
+from . import lease, log, wire
 from .clock import Clock, Timer
 from .errors import ConflictError, DiscoveryError
 from .lease import Answer, State, Step
@@ -158,7 +158,11 @@ class Registrar:
             if entry is not None and entry.updated:
                 await bucket.delete(key, revision=entry.revision)
             else:
-                _log.info("%s was taken over before it was unregistered", registration.id)
+                _log.info(
+                    "%s was taken over before it was unregistered",
+                    registration.id,
+                    extra=log.fields("taken_over", id=registration.id),
+                )
 
     def abandon(self) -> None:
         """Forget every registration, and leave it to its lease."""
@@ -180,10 +184,13 @@ class Registrar:
                 break
         await _cancelled(leaving)
         if leaving or failed:
+            count = len(leaving) + len(failed)
+            reason = failed[0] if failed else f"no answer for {timeout:g} s"
             _log.warning(
                 "%d registrations could not be unregistered; only a lease ends them now: %s",
-                len(leaving) + len(failed),
-                failed[0] if failed else f"no answer for {timeout:g} s",
+                count,
+                reason,
+                extra=log.fields("not_unregistered", count=count, error=reason),
             )
 
     @property
@@ -261,11 +268,19 @@ class Registrar:
         try:
             count = await bucket.sweep(component)
         except DiscoveryError as error:
-            _log.debug("no sweep of %s: %s", component, error)
+            _log.debug(
+                "no sweep of %s: %s",
+                component,
+                error,
+                extra=log.fields("not_swept", prefix=component, error=error),
+            )
         else:
             if count:
                 _log.warning(
-                    "%d instances below %s had no lease any more; they are removed", count, component
+                    "%d instances below %s had no lease any more; they are removed",
+                    count,
+                    component,
+                    extra=log.fields("swept", prefix=component, count=count),
                 )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -285,15 +300,25 @@ class Registrar:
             answers = await bucket.renew(leases)
         except Exception as bug:
             # Here or below: it must not end the renewals.
-            _log.exception("could not renew %d leases", len(leases))
+            _log.exception(
+                "could not renew %d leases",
+                len(leases),
+                extra=log.fields("not_renewed", count=len(leases), error=bug),
+            )
             answers = [bug] * len(leases)
+        self._stats.note_renewals(answers.count(None), self._clock.time() - sent)
         for registration, renewed, error in zip(registrations, leases, answers, strict=True):
             answer = Answer.RENEWED
             if isinstance(error, ConflictError):
                 answer = Answer.FENCED
             elif error is not None:
                 answer = Answer.SILENT
-                _log.debug("no answer to the renewal of %s: %s", registration.id, error)
+                _log.debug(
+                    "no answer to the renewal of %s: %s",
+                    registration.id,
+                    error,
+                    extra=log.fields("not_renewed", id=registration.id, error=error),
+                )
             self._after(registration, answer, renewed.revision, sent)
 
     async def _register_again(self, registrations: Iterable[Registration]) -> None:
@@ -314,7 +339,11 @@ class Registrar:
             except Exception as error:
                 expected = isinstance(error, DiscoveryError)
                 _log.warning(
-                    "%s could not be registered again yet: %s", registration.id, error, exc_info=not expected
+                    "%s could not be registered again yet: %s",
+                    registration.id,
+                    error,
+                    exc_info=not expected,
+                    extra=log.fields("not_reregistered", id=registration.id, error=error),
                 )
                 self._after(registration, Answer.SILENT, hold.revision, sent)
             else:
@@ -325,9 +354,17 @@ class Registrar:
     def _adopt(self, registration: Registration, found: Entry) -> None:
         """Go on with what another client's `update` made of our entry."""
         if found.value == registration._value:
-            _log.info("%s is registered again", registration.id)
+            _log.info(
+                "%s is registered again",
+                registration.id,
+                extra=log.fields("reregistered", id=registration.id),
+            )
             return
-        _log.info("%s was updated by another client", registration.id)
+        _log.info(
+            "%s was updated by another client",
+            registration.id,
+            extra=log.fields("updated_by_another", id=registration.id),
+        )
         registration._value = found.value
         registration._instance = wire.loads(found.value)
 
@@ -340,14 +377,23 @@ class Registrar:
             _log.warning(
                 "%s expired, or somebody changed or removed it",
                 registration.id,
+                extra=log.fields("gone", id=registration.id),
             )
         if hold.state is State.LOST and before.state is not State.LOST:
-            _log.error("%s is lost: another owner holds this id", registration.id)
+            _log.error(
+                "%s is lost: another owner holds this id",
+                registration.id,
+                extra=log.fields("lost", id=registration.id),
+            )
             if self._on_lost is not None:
                 try:
                     self._on_lost(registration)
                 except Exception:
-                    _log.exception("on_lost failed for %s", registration.id)
+                    _log.exception(
+                        "on_lost failed for %s",
+                        registration.id,
+                        extra=log.fields("callback_failed", id=registration.id),
+                    )
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

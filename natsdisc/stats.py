@@ -1,4 +1,4 @@
-"""What a Discovery counts."""
+"""What a Discovery counts, and what it sees."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Counters", "Stats"]
+from .model import Query
+
+__all__ = ["Counters", "Picture", "Renewals", "Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A query that is followed: how many instances, whether the first picture is complete, and its age."""
+
+    instances: int
+    synced: bool
+    age: float  # seconds since the server last confirmed it
+
+
+@dataclass(frozen=True, slots=True)
+class Renewals:
+    """Lease renewals that the server confirmed, and the seconds it took: in all, and the longest."""
+
+    count: int
+    seconds: float
+    longest: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What was counted since a Discovery was made."""
+    """What was counted since a Discovery was made; `queries` and `registrations` are as they are now."""
 
     events: int
     conflated: int
@@ -20,8 +40,11 @@ class Stats:
     rubbish: int
     forged: int
     heartbeats: int
+    renewals: Renewals
     fence_failures: int
     reregistrations: int
+    queries: Mapping[Query, Picture]
+    registrations: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -34,11 +57,21 @@ class Counters:
     rubbish: int = 0
     forged: int = 0
     heartbeats: int = 0
+    renewed: int = 0
+    renewal_seconds: float = 0.0
+    longest_renewal: float = 0.0
     fence_failures: int = 0
     reregistrations: int = 0
 
-    def snapshot(self) -> Stats:
-        """The counters as they are now."""
+    def note_renewals(self, count: int, seconds: float) -> None:
+        """So many leases were renewed together."""
+        if count:
+            self.renewed += count
+            self.renewal_seconds += count * seconds
+            self.longest_renewal = max(self.longest_renewal, seconds)
+
+    def snapshot(self, queries: Mapping[Query, Picture], registrations: Mapping[str, int]) -> Stats:
+        """The counters as they are now, beside what is seen now."""
         return Stats(
             events=self.events,
             conflated=self.conflated,
@@ -46,6 +79,9 @@ class Counters:
             rubbish=self.rubbish,
             forged=self.forged,
             heartbeats=self.heartbeats,
+            renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),
             fence_failures=self.fence_failures,
             reregistrations=self.reregistrations,
+            queries=MappingProxyType(queries),
+            registrations=MappingProxyType(registrations),
         )

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from . import keys
+from . import keys, log
 from .balance import Balance, Rendezvous, RoundRobin, is_draining
 from .clock import Clock
 from .errors import ClosedError, DiscoveryError
@@ -270,7 +270,11 @@ class _State:
             try:
                 callback(event)
             except Exception:
-                _log.exception("a callback of the view of %s failed", self._query)
+                _log.exception(
+                    "a callback of the view of %s failed",
+                    self._query,
+                    extra=log.fields("callback_failed", query=self._query),
+                )
 
     def synced(self) -> None:
         self._wake.set()
@@ -279,7 +283,12 @@ class _State:
         self._closed = True
         if error is not None:
             self._error = error
-            _log.error("the view of %s no longer changes: %s", self._query, error)
+            _log.error(
+                "the view of %s no longer changes: %s",
+                self._query,
+                error,
+                extra=log.fields("view_ended", query=self._query, error=error),
+            )
         self._wake.set()
 
     async def wait(self) -> None:

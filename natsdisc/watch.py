@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from . import log
 from .clock import Clock, Timer
 from .errors import ClosedError, DiscoveryError
 from .fold import Backlog, Change, Fold
@@ -122,7 +123,12 @@ class Feed:
 
     def keep(self, key: str) -> None:
         self._stats.forged += 1
-        _log.warning("a forged message under %s in %s is ignored", key, self._query)
+        _log.warning(
+            "a forged message under %s in %s is ignored",
+            key,
+            self._query,
+            extra=log.fields("forged", key=key, query=self._query),
+        )
         self._fold.keep(key)
 
     def end(self) -> None:
@@ -131,7 +137,12 @@ class Feed:
         self._schedule()
         if self._stale_since is not None:
             stale_for = self._clock.time() - self._stale_since
-            _log.info("%s is in sync again after %.1f s", self._query, stale_for)
+            _log.info(
+                "%s is in sync again after %.1f s",
+                self._query,
+                stale_for,
+                extra=log.fields("in_sync", query=self._query, seconds=stale_for),
+            )
             self._stale_since = None
         if first:
             for follower in self._followers:
@@ -141,7 +152,12 @@ class Feed:
         self._stats.resyncs[doubt] += 1
         if self._stale_since is None:
             self._stale_since = self._clock.time()
-            _log.warning("%s is stale: %s", self._query, error)
+            _log.warning(
+                "%s is stale: %s",
+                self._query,
+                error,
+                extra=log.fields("stale", query=self._query, doubt=doubt, error=error),
+            )
 
     def fail(self, error: DiscoveryError) -> None:
         self.error = error

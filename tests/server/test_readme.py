@@ -1,4 +1,4 @@
-"""Every command and snippet of the README is run as it stands there."""
+"""Every command and snippet of the README and the pages is run as it stands there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from natsdisc.measure import MEASURES
 from natsdisc.server import NatsServer
 from tests.rig import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+SNIPPETS = [code for page in PAGES for code in re.findall(r"```(?:python|js)\n(.*?)```", page, re.DOTALL)]
+EXCERPTS = [snippet for snippet in SNIPPETS if snippet.startswith(("# tests/", "// tests/"))]
+USERS_TESTS = [snippet for snippet in SNIPPETS if "\nasync def test_" in snippet]
+PYTHON = [snippet for snippet in SNIPPETS if snippet not in EXCERPTS + USERS_TESTS]
 SHELL = [
     line.partition("  #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -29,6 +34,8 @@ PATIENCE = 120
 
 def test_the_readme_has_snippets_and_commands() -> None:
     assert len(PYTHON) >= 3
+    assert len(EXCERPTS) >= 5
+    assert len(USERS_TESTS) >= 1
     assert len(SHELL) >= 6
 
 
@@ -50,6 +57,45 @@ def test_snippet(snippet: str, tmp_path: Path) -> None:
         assert re.fullmatch(r"listed shop/cart/checkout/[0-9a-f]+ shop\.cart\.checkout", first)
         assert re.fullmatch(r"added shop/cart/checkout/[0-9a-f]+", second)
         assert re.fullmatch(r"removed shop/cart/checkout/[0-9a-f]+ unregistered", third)
+
+
+@pytest.mark.parametrize("snippet", USERS_TESTS, ids=range(len(USERS_TESTS)))
+def test_users_tests(snippet: str, tmp_path: Path) -> None:
+    (tmp_path / "test_snippet.py").write_text(snippet)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{snippet.count('def test_')} passed" in done.stdout
+
+
+@pytest.mark.parametrize("snippet", EXCERPTS, ids=range(len(EXCERPTS)))
+def test_an_excerpt_is_what_the_program_says(snippet: str) -> None:
+    """Other tests run the program; an excerpt may leave lines out where it says so."""
+    first, *lines = (line.strip() for line in snippet.strip().splitlines())
+    program = [line.strip() for line in (ROOT / first.split()[1]).read_text().splitlines()]
+    at = 0
+    for part in "\n".join(lines).split("\n# ...\n"):
+        wanted = part.split("\n")
+        found = [n for n in range(at, len(program)) if program[n : n + len(wanted)] == wanted]
+        assert found, f"not in {first.split()[1]}:\n{part}"
+        at = found[0] + len(wanted)
+
+
+def test_every_metric_is_documented() -> None:
+    page = (ROOT / "docs" / "fits-in.md").read_text()
+    _, metrics, _ = re.split("## (?:Metrics|Logs)\n", page)
+    table = "".join(line for line in metrics.splitlines() if line.startswith("|"))
+    told = set(re.findall(r"`(natsdisc_\w+)", table))
+    measured = {
+        f"natsdisc_{measure.name}{'_seconds' * bool(measure.unit)}{'_total' * measure.grows}"
+        for measure in MEASURES
+    }
+    assert told == measured
 
 
 def test_the_demo_command_in_a_clean_checkout(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import nats
 import pytest
@@ -18,11 +16,9 @@ import natsdisc
 from natsdisc import EndpointInstance, Transport, endpoints
 from natsdisc.balance import is_draining
 from natsdisc.server import NatsServer
+from tests.programs import PATIENCE, Program, running
 from tests.rig import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "tests" / "examples"
-PATIENCE = 30.0
 SERVICES, CLIENTS = 5, 2
 CHECKOUT = endpoints("shop", "cart", "checkout")
 # How often the two long tests run; one run takes half a minute.
@@ -32,42 +28,6 @@ FAIR_SHARE = 20
 # The clients' requests in flight, and the comebacks of an instance that was set aside: after at least 0.25,
 # 0.5, 1 and 2 s its lease of 3 s, the second to which the server rounds it, and the grace of 1 s are over.
 IN_FLIGHT, COMEBACKS = 4, 4
-
-
-class Program:
-    """An example that runs; its first line of output is read already."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.first_line = ""
-
-    async def read(self) -> str:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            return (await self.process.stdout.readline()).decode().strip()
-
-    async def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE):
-            return await self.process.wait()
-
-
-@asynccontextmanager
-async def running(example: str, *arguments: str) -> AsyncIterator[Program]:
-    """Start an example; it is killed at the end if it is still there."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(EXAMPLES / example),
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        yield Program(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 class Shop:

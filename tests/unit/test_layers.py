@@ -20,6 +20,7 @@ LEVELS = {
     "natsdisc.model": 0,
     "natsdisc.lease": 0,
     "natsdisc.stats": 0,
+    "natsdisc.log": 0,
     "natsdisc.keys": 1,
     "natsdisc.wire": 1,
     "natsdisc.entry": 1,
@@ -29,6 +30,7 @@ LEVELS = {
     "natsdisc.store.memory": 2,
     "natsdisc.store.jetstream": 2,
     "natsdisc.acl": 2,
+    "natsdisc.measure": 2,
     "natsdisc.balance": 2,
     "natsdisc.watch": 3,
     "natsdisc.registrar": 3,
@@ -36,7 +38,14 @@ LEVELS = {
     "natsdisc.discovery": 4,
     "natsdisc": 5,
 }
-APART = ("natsdisc.server", "natsdisc.testing", "natsdisc.cli")
+APART = (
+    "natsdisc.server",
+    "natsdisc.testing",
+    "natsdisc.cli",
+    "natsdisc.prometheus",
+    "natsdisc.otel",
+    "natsdisc.pytest_plugin",
+)
 
 
 def name_of(path: Path) -> str:

@@ -171,6 +171,14 @@ class Admin:
         if not stream.leases:
             await stream.ensure(leases=True, timeout=REQUEST_TIMEOUT)
 
+    async def drop(self, name: str) -> None:
+        """Delete the bucket `name` with all that is in it; one that is not there is dropped already."""
+        try:
+            await self._api.call(f"STREAM.DELETE.{self._stream(name).name}")
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+
     async def keys(self, name: str) -> set[str]:
         """Every key that has a message, marks of removals included."""
         return await self._below(self._stream(name), self._stream(name).subject_prefix)

@@ -65,6 +65,7 @@ class OrderedReader:
         self._sink = sink
         self._wake = asyncio.Event()
         self._breaks = 0
+        self._loop = asyncio.get_running_loop()
         self._confirmed = _now()
         self._delivery: Delivery | None = None
         self._replica = Replica(stream, None)
@@ -76,8 +77,8 @@ class OrderedReader:
 
     @property
     def age(self) -> float:
-        self._note_confirmation()
-        return _now() - self._confirmed
+        # A thread may ask, such as one that exports metrics.
+        return self._loop.time() - self._last_confirmation()
 
     async def aclose(self) -> None:
         self._forget_listener()
@@ -148,15 +149,17 @@ class OrderedReader:
             return await self._follow(delivery, name)
         finally:
             delivery.ended = True
-            self._note_confirmation()
+            self._confirmed = self._last_confirmation()
             await unsubscribe()
             await self._api.link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{name}")
 
-    def _note_confirmation(self) -> None:
-        if self._delivery is not None and self._delivery.confirmed is not None:
-            # What comes from a node that is cut off from the stream confirms nothing.
-            confirmed = min(self._delivery.confirmed, self._replica.confirmed)
-            self._confirmed = max(self._confirmed, confirmed)
+    def _last_confirmation(self) -> float:
+        delivery = self._delivery
+        confirmed = delivery.confirmed if delivery is not None else None
+        if confirmed is None:
+            return self._confirmed
+        # What comes from a node that is cut off from the stream confirms nothing.
+        return max(self._confirmed, min(confirmed, self._replica.confirmed))
 
     async def _follow(self, delivery: Delivery, name: str) -> Doubt | None:
         check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)

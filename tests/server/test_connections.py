@@ -11,6 +11,7 @@ import pytest
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, Transport, endpoints
+from tests.rig import eventually
 
 PATIENCE = 10.0
 
@@ -131,7 +132,12 @@ async def test_listing_and_watching_leave_no_consumer(nats_url: str) -> None:
             assert await discovery.list(endpoints()) == [mine]
             async with discovery.list_and_watch(endpoints("ns")) as events:
                 assert await anext(events) == Added(mine)
-        assert await client.jetstream().consumers_info(f"KV_{prefix}_v1_instances") == []
+
+        async def all_gone() -> bool:
+            return not await client.jetstream().consumers_info(f"KV_{prefix}_v1_instances")
+
+        # Their ends are sent and not waited for; the server itself would clean up after 10 s.
+        await eventually(all_gone, timeout=5)
     await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
     await client.close()
 

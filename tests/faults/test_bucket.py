@@ -124,7 +124,7 @@ async def test_an_admin_deletes_the_consumers() -> None:
             deleted = time.monotonic()
         await fleet.converged("consumers deleted by an admin", deleted)
         assert len(consumers) >= 50
-        assert fleet.resyncs().total() >= 25
+        await eventually(lambda: fleet.resyncs().total() >= 25, DEADLINE)
         assert not {stream for stream, _ in consumers} - set(STREAMS)
 
 

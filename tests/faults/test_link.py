@@ -14,7 +14,7 @@ from natsdisc import endpoints
 from natsdisc.server import NatsServer
 from tests.rig import eventually
 
-from .kit import DEADLINE, Fleet, Follower, foreign
+from .kit import DEADLINE, Fleet, Follower, Plain, foreign
 from .proxy import Direction, Proxy
 
 STALLED = 8.0  # two pings of a connection of ours, and longer than the 3 s of silence that make doubt
@@ -60,6 +60,33 @@ async def test_a_link_that_is_slow() -> None:
             await asyncio.sleep(1)  # the fault
         await fleet.converged("link 0.3 s slow each way, and still slow", time.monotonic())
         assert not fleet.resyncs(), "slow is not lost"
+
+
+async def test_a_way_that_takes_longer_than_a_renewal_usually_waits() -> None:
+    """An answer that comes later than at first expected is waited for, and what was lost is made again."""
+    async with (
+        NatsServer() as server,
+        Proxy(server.port) as proxy,
+        Plain.connected(server.url) as plain,
+        natsdisc.connect(proxy.url, lease_ttl=6) as discovery,
+        asyncio.timeout(DEADLINE),
+    ):
+        mine = await discovery.register(far_away())
+        proxy.delay(0.4)
+        [registration] = discovery.registrations
+        confirmed = discovery.stats().renewals.count
+        await eventually(lambda: discovery.stats().renewals.count >= confirmed + 2, DEADLINE)
+        assert discovery.stats().renewals.longest > 0.5
+        assert registration.state is natsdisc.State.ACTIVE
+        assert discovery.stats().fence_failures == 0
+        await plain.delete(mine.id)
+        await eventually(lambda: discovery.stats().reregistrations, DEADLINE)
+        assert registration.state is natsdisc.State.ACTIVE
+        assert await discovery.list(endpoints()) == [mine]
+
+
+def far_away() -> natsdisc.EndpointSpec:
+    return natsdisc.EndpointSpec("ns", "comp", "far", transport=natsdisc.Transport.nats("far"))
 
 
 async def test_a_link_that_is_half_open_for_ever(caplog: pytest.LogCaptureFixture) -> None:

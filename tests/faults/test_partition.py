@@ -13,6 +13,7 @@ import pytest
 
 from natsdisc import StoreUnavailableError, endpoints
 from natsdisc.server import NatsServer
+from natsdisc.store.jetstream.reader import OrderedReader
 from tests.rig import CLUSTER_TIMEOUT, eventually
 
 from .kit import DEADLINE, STREAMS, Fleet, Plain, foreign
@@ -99,8 +100,8 @@ async def test_a_node_parted_from_both_others(
         await fleet.converged(f"three nodes: the parted {role} back, since all nodes are", time.monotonic())
         assert max(ages(fleet)) < 9
         # When all is calm everything is read once more, and nobody is called stale for that.
-        deliveries, resyncs = set(deliveries_of(fleet)), fleet.resyncs()
-        await eventually(lambda: not deliveries & set(deliveries_of(fleet)), DEADLINE)
+        resyncs = fleet.resyncs()
+        await eventually(lambda: not any(reader._troubled for reader in readers(fleet)), DEADLINE)
         assert fleet.resyncs() == resyncs
         await fleet.converged()
         assert await fleet.removed() == set(map(str, ghosts))
@@ -117,10 +118,12 @@ def ages(fleet: Fleet) -> list[float]:
     return [follower.watch._feed.age for follower in fleet.followers if follower.watch._feed]
 
 
-def deliveries_of(fleet: Fleet) -> list[object]:
-    """What each watcher of this process reads."""
+def readers(fleet: Fleet) -> list[OrderedReader]:
+    """What each watcher of this process reads with."""
     feeds = [follower.watch._feed for follower in fleet.followers]
-    return [feed._reader._delivery for feed in feeds if feed and feed._reader]  # type: ignore[attr-defined]
+    found = [feed._reader for feed in feeds if feed is not None]
+    assert all(isinstance(reader, OrderedReader) for reader in found)
+    return found  # type: ignore[return-value]
 
 
 def stale(caplog: pytest.LogCaptureFixture) -> int:

@@ -58,8 +58,10 @@ _T = TypeVar("_T")
 
 # An answer that takes longer than this is sent for again: without a leader a publish is dropped in silence.
 _TRY_TIMEOUT = 2.0
-# A renewal is asked for again sooner: a new leader fires what is overdue at once.
-_RENEW_TIMEOUT = 0.5
+# A renewal is asked for again sooner: a new leader fires what is overdue at once. But where answers take
+# their time, on a long way or from a busy server, asking again before they can be here would never end.
+_RENEW_TIMEOUT, _LONGEST_RENEW_TIMEOUT = 0.5, 4.0
+_TIMEOUT_BY_ANSWER = 4.0
 # Between two looks at a value without a lease.
 _SECOND_LOOK = 1.0
 # So many keys are looked at one by one in a sweep, others in the next.
@@ -81,6 +83,7 @@ class JetStreamBucket:
         self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
         self._stream = Stream(api, name, options, clock)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._renew_timeout = _RENEW_TIMEOUT
 
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
@@ -143,26 +146,40 @@ class JetStreamBucket:
         return self.watch("", sink)
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
-        deadline = time.monotonic() + _RENEW_TIMEOUT
+        return await self._renew(leases, self._renew_timeout)
+
+    async def _renew(self, leases: Sequence[Lease], timeout: float) -> Sequence[DiscoveryError | None]:
+        started = time.monotonic()
         try:
             if self._clock.age > _CLOCK_AGE:
                 self._stream.forget()
             # After any silence the server answers a question first: a renewal that waits in a dead
             # connection's buffers would arrive with a time in the past, and kill what it should keep.
-            await self._stream.ensure(leases=True, timeout=_RENEW_TIMEOUT)
+            await self._stream.ensure(leases=True, timeout=timeout)
             acks = [await self._publish_lease(lease) for lease in leases]
         except DiscoveryError as error:
+            self._note_answer(started, timeout)
             return [error] * len(leases)
+        sent = time.monotonic()
+        # The question just now may have told that this takes longer.
+        timeout = max(timeout, min(_TIMEOUT_BY_ANSWER * (sent - started), _LONGEST_RENEW_TIMEOUT))
         answers: list[DiscoveryError | None] = []
         for ack in acks:
             try:
-                await ack.sequence(max(0.0, deadline - time.monotonic()))
+                await ack.sequence(max(0.0, sent + timeout - time.monotonic()))
                 answers.append(None)
             except DiscoveryError as error:
                 if isinstance(error, StoreUnavailableError):
                     self._stream.forget()
                 answers.append(error)
+        self._note_answer(sent, timeout)
         return answers
+
+    def _note_answer(self, sent: float, timeout: float) -> None:
+        """Let the next renewal wait for as long as this answer makes likely, or longer if none came."""
+        took = time.monotonic() - sent
+        wanted = 2 * timeout if took >= timeout else _TIMEOUT_BY_ANSWER * took
+        self._renew_timeout = min(max(wanted, _RENEW_TIMEOUT), _LONGEST_RENEW_TIMEOUT)
 
     async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
@@ -267,7 +284,7 @@ class JetStreamBucket:
                 return
 
     async def _renew_now(self, lease: Lease) -> None:
-        [error] = await self.renew([lease])
+        [error] = await self._renew([lease], max(self._renew_timeout, _TRY_TIMEOUT))
         if error is not None:
             raise error
 

@@ -25,8 +25,8 @@ _ANSWER_TIMEOUT = 2.0
 _CONTACT = 3.0
 # An election takes 4 to 9 s: who reads from a node that is well need not be called stale meanwhile.
 _ELECTION = 9.0
-# A node that was away catches up, and what it delivers meanwhile may lack something without a gap (measured:
-# one watch in some hundreds). So everything is read again when the cluster has been calm for so long.
+# A node that was away catches up, and what it delivers meanwhile may lack something without a gap (seen once,
+# after a partition of three nodes). So everything is read again when the cluster has been calm for so long.
 _CALM = 5.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from nats.js.errors import NotFoundError
@@ -13,6 +13,7 @@ from nats.js.errors import NotFoundError
 import natsdisc
 from natsdisc import Added, RemovalReason, Removed, UnsupportedServerError, endpoints
 from natsdisc.server import NatsServer
+from natsdisc.store.jetstream import reader
 from tests.rig import eventually
 
 from .kit import DEADLINE, STREAMS, Fleet, Plain, foreign
@@ -126,6 +127,47 @@ async def test_an_admin_deletes_the_consumers() -> None:
         assert len(consumers) >= 50
         await eventually(lambda: fleet.resyncs().total() >= 25, DEADLINE)
         assert not {stream for stream, _ in consumers} - set(STREAMS)
+
+
+async def test_what_was_lost_without_a_trace_is_found_by_a_routine_look(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.4)
+    monkeypatch.setattr(reader, "_READ_AGAIN_AFTER", 0.0)
+    async with (
+        natsdisc.connect(url_of(plain)) as discovery,
+        discovery.list_and_watch(endpoints()) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await events.synced()
+        feed = events._feed
+        assert feed is not None
+        put, lost = feed.put, asyncio.Event()
+
+        def lose(entries: Sequence[tuple[str, bytes]]) -> None:
+            feed.put = put  # type: ignore[method-assign]
+            lost.set()
+
+        feed.put = lose  # type: ignore[method-assign]
+        await plain.put(foreign(0))
+        await lost.wait()
+        assert await anext(events) == Added(foreign(0))
+        assert not discovery.stats().resyncs, "nobody is called stale for that"
+
+        # Where nothing is written nothing is read again, however often somebody looks.
+        looks = 0
+        look = reader.OrderedReader._has_changed
+
+        async def counted(of: reader.OrderedReader) -> bool:
+            nonlocal looks
+            looks += 1
+            return await look(of)
+
+        monkeypatch.setattr(reader.OrderedReader, "_has_changed", counted)
+        await eventually(lambda: looks >= 2)
+        delivery = feed._reader._delivery  # type: ignore[union-attr]
+        await eventually(lambda: looks >= 5)
+        assert feed._reader._delivery is delivery  # type: ignore[union-attr]
 
 
 async def test_a_bucket_that_becomes_another_kind_of_stream_ends_the_watch(plain: Plain) -> None:

@@ -41,8 +41,10 @@ _SPREAD = 0.25
 # A server that does not answer is asked again after this at the latest.
 _LONGEST_PAUSE = 1.0
 _CREATE_TIMEOUT = 2.0
-# Without any sign of trouble the consumer is asked now and then whether everything arrived.
+# Without any sign of trouble the consumer is asked now and then whether everything arrived; and if anything
+# has changed since, all is read again, the more rarely the more there is (seconds, and seconds an entry).
 _CHECK_EVERY = 180.0
+_READ_AGAIN_AFTER = 0.2
 _NS = 1_000_000_000
 
 _DOUBTS = {
@@ -70,6 +72,7 @@ class OrderedReader:
         self._delivery: Delivery | None = None
         self._replica = Replica(stream, None)
         self._troubled = False
+        self._sequence: int | None = None
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
@@ -121,7 +124,8 @@ class OrderedReader:
     async def _pass(self) -> Doubt | None:
         """Make a consumer and follow it until there is a doubt, or wait for a stream that is not there.
 
-        Without a doubt it is time for a new pass: the stream may be there, or the cluster is calm again.
+        Without a doubt it is time for a new pass: the stream may be there, the cluster is calm again, or
+        everything was read long ago.
 
         Raises what cannot be repaired, and StoreUnavailableError for what can.
         """
@@ -161,7 +165,7 @@ class OrderedReader:
         return max(self._confirmed, min(delivery.confirmed, self._replica.confirmed))
 
     async def _follow(self, delivery: Delivery, name: str) -> Doubt | None:
-        check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
+        check_at, begun = _next_check(), _now()
         while True:
             self._wake.clear()
             if not self._api.link.up or self._api.link.breaks != self._breaks:
@@ -181,13 +185,16 @@ class OrderedReader:
                 await self._replica.ask()
                 continue
             if delivery.snapshot_is_quiet or _now() > check_at:
-                check_at = _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
+                check_at = _next_check()
                 if not await self._check(delivery, name):
                     return Doubt.CHECK
+                read_again_at = begun + max(_CHECK_EVERY / 2, _READ_AGAIN_AFTER * delivery.received)
+                if _now() > read_again_at and await self._has_changed():
+                    return None
                 continue
             with suppress(TimeoutError):
                 until_silence = _SILENCE - silence + _IDLE_HEARTBEAT / 10
-                until_next = min(self._replica.ask_at, self._replica.look_again_at) - _now()
+                until_next = min(self._replica.ask_at, self._replica.look_again_at, check_at) - _now()
                 async with asyncio.timeout(min(until_silence, until_next)):
                     await self._wake.wait()
 
@@ -205,6 +212,20 @@ class OrderedReader:
             delivery.expect(delivery.received + int(info["num_pending"]))
         # What was delivered before the answer was written has arrived before the answer.
         return int(info["delivered"]["consumer_seq"]) <= delivery.received
+
+    async def _has_changed(self) -> bool:
+        """Whether anything was written to the stream since this was last asked."""
+        if self._stream.is_hidden:
+            return True
+        try:
+            sequence = await self._stream.last_sequence()
+        except PermissionDeniedError:
+            self._stream.is_hidden = True
+            return True
+        except (StoreUnavailableError, ApiError):
+            return False  # the watch itself will tell what is wrong
+        before, self._sequence = self._sequence, sequence
+        return sequence != before
 
     async def _wait_for_stream(self) -> None:
         """Until somebody makes the stream, or some time has passed."""
@@ -395,6 +416,10 @@ def _delivered(reply: str) -> tuple[int, int]:
     else:  # with a domain, an account, and perhaps a random token at the end
         consumer_sequence, _, pending = reply.split(".")[8:11]
     return int(consumer_sequence), int(pending)
+
+
+def _next_check() -> float:
+    return _now() + _CHECK_EVERY * random.uniform(0.5, 1.5)  # noqa: S311 (spreads load)
 
 
 def _now() -> float:

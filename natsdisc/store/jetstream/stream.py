@@ -54,6 +54,7 @@ class Stream:
         self._looking = asyncio.Lock()
         self._sharing = asyncio.Lock()
         self._cluster: dict[str, Any] = {}
+        self._last_sequence: int | None = None
         self._looked = 0.0
         self.is_hidden = False  # from a reader who may not see the configuration
 
@@ -99,6 +100,10 @@ class Stream:
             if time.monotonic() - self._looked > max_age and not await self.look(timeout):
                 return {}
             return self._cluster
+
+    async def last_sequence(self) -> int | None:
+        """The number of the last message that was written; None when there is no stream."""
+        return self._last_sequence if await self.look() else None
 
     async def subjects(self, filter: str) -> set[str]:
         """The subjects below `filter` that have a message; none when there is no stream."""
@@ -216,6 +221,7 @@ class Stream:
     def _take(self, info: dict[str, Any], sent: float) -> None:
         self._config = info["config"]
         self._cluster, self._looked = info.get("cluster") or {}, sent
+        self._last_sequence = info["state"]["last_seq"]
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
 

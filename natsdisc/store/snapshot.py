@@ -15,17 +15,21 @@ __all__ = ["read"]
 async def read(bucket: Bucket, prefix: str, what: object, *, timeout: float) -> dict[str, bytes]:
     """Every live value below the tokens of `prefix`, by its key; `what` is how an error calls it.
 
-    Raises StoreUnavailableError after `timeout` seconds, and what ends a watch.
+    Raises StoreUnavailableError when nothing more came for `timeout` seconds, and what ends a watch.
     """
     snapshot = _Snapshot()
     reader = bucket.watch(prefix, snapshot)
     try:
-        async with asyncio.timeout(timeout):
-            await asyncio.shield(snapshot.done)
-    except TimeoutError:
-        raise StoreUnavailableError(
-            f"could not read {what} within {timeout:g} s: {snapshot.trouble or 'no answer'}"
-        ) from snapshot.trouble
+        most = -1
+        # A million entries take longer than an answer may; a look that has to begin again gets no further.
+        while not snapshot.done.done() and len(snapshot.values) > most:
+            most = len(snapshot.values)
+            await asyncio.wait((snapshot.done,), timeout=timeout)
+        if not snapshot.done.done():
+            raise StoreUnavailableError(
+                f"could not read {what}: nothing more within {timeout:g} s, {snapshot.trouble or 'no answer'}"
+            ) from snapshot.trouble
+        snapshot.done.result()
     finally:
         snapshot.done.cancel()
         await reader.aclose()

@@ -253,11 +253,11 @@ class Registrar:
                     gone.append(registration)
                 case Step.NOTHING:
                     pass
-        for bucket, due in self._due.items():
-            wanted = min(math.ceil(len(due) / _RENEWED_TOGETHER), _RENEWING_AT_ONCE)
+        for bucket, waiting in self._due.items():
+            wanted = min(math.ceil(len(waiting) / _RENEWED_TOGETHER), _RENEWING_AT_ONCE)
             for _ in range(wanted - self._renewing[bucket]):
                 self._renewing[bucket] += 1
-                self._spawn(self._renew_due(bucket, due))
+                self._spawn(self._renew_due(bucket, waiting))
         for at in range(0, len(gone), _AT_ONCE):
             self._spawn(self._register_again(gone[at : at + _AT_ONCE]))
         self._set_timer()
@@ -296,10 +296,10 @@ class Registrar:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _renew_due(self, bucket: Bucket, due: OrderedDict[Registration, None]) -> None:
+    async def _renew_due(self, bucket: Bucket, waiting: OrderedDict[Registration, None]) -> None:
         try:
-            while due:
-                some = [due.popitem(last=False)[0] for _ in range(min(len(due), _RENEWED_TOGETHER))]
+            while waiting:
+                some = [waiting.popitem(last=False)[0] for _ in range(min(len(waiting), _RENEWED_TOGETHER))]
                 await self._renew(bucket, [one for one in some if self._held.get(one.id) is one])
         finally:
             self._renewing[bucket] -= 1

@@ -80,6 +80,23 @@ async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str, whose: str)
     await client.close()
 
 
+async def test_a_store_is_used_again_while_its_last_user_leaves(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    prefix = secrets.token_hex(6)
+    store = natsdisc.JetStreamStore(client, bucket_prefix=prefix)
+    one = natsdisc.Discovery(store)
+    await one.register(spec("one"))
+    leaving = asyncio.create_task(one.close())
+    while store._users:  # noqa: ASYNC110 (this very turn is meant)
+        await asyncio.sleep(0)
+    async with natsdisc.Discovery(store) as two:
+        mine = await two.register(spec("two"))
+        await leaving
+        assert await two.list(endpoints()) == [mine]
+    await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
+    await client.close()
+
+
 async def test_two_registries_on_one_connection_do_not_mix(nats_url: str) -> None:
     client = await nats.connect(nats_url)
     prefixes = [secrets.token_hex(6), secrets.token_hex(6)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+
+import pytest
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, Transport, endpoints
@@ -166,6 +169,23 @@ async def test_a_watch_that_is_dropped_ends_by_itself(registry: Registry) -> Non
         watch = discovery.list_and_watch(endpoints())
         await watch.synced()
         del watch
+    await no_consumer_is_left(discovery)
+
+
+@pytest.mark.parametrize("what", ["watch", "view"])
+async def test_another_thread_may_collect_what_was_dropped(registry: Registry, what: str) -> None:
+    discovery = await registry.join()
+    await discovery.register(spec("ep"))
+    cycle: list[Any] = []
+    if what == "watch":
+        cycle.append(discovery.list_and_watch(endpoints()))
+        await cycle[0].synced()
+    else:
+        cycle.append(discovery.view(endpoints()))
+        await cycle[0].wait_for(1)
+    cycle.append(cycle)
+    del cycle
+    await asyncio.to_thread(gc.collect)
     await no_consumer_is_left(discovery)
 
 

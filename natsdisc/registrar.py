@@ -161,7 +161,9 @@ class Registrar:
             await bucket.delete(key, revision=registration._hold.revision)
         except ConflictError:
             entry = await bucket.get(key)
-            if entry is not None and entry.updated:
+            # `close` may have cut off the answer to a registration that was being made again.
+            again = entry is not None and registration._hold.gone and entry.value == registration._value
+            if entry is not None and (entry.updated or again):
                 await bucket.delete(key, revision=entry.revision)
             else:
                 _log.info(

@@ -162,6 +162,29 @@ async def test_close_knows_what_was_begun(registry: Registry) -> None:
         assert await other.list(endpoints()) == []
 
 
+async def test_close_takes_along_what_is_just_registered_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, other = await registry.join(lease_ttl=60), await registry.join()
+    await service.register(spec("ep"))
+    bucket = service._store.bucket("v1_instances")
+    restore, written = bucket.restore, asyncio.Event()
+
+    async def answered_too_late(*args: Any, **options: Any) -> Any:
+        await restore(*args, **options)
+        written.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bucket, "restore", answered_too_late)
+    [held] = service.registrations
+    await bucket.delete(held._key, revision=None)  # by somebody else
+    service._registrar._renew_all()
+    async with asyncio.timeout(10):
+        await written.wait()
+    await service.close()
+    assert await other.list(endpoints()) == []
+
+
 async def test_a_watch_that_is_dropped_ends_by_itself(registry: Registry) -> None:
     discovery = await registry.join()
     await discovery.register(spec("ep"))

@@ -40,6 +40,7 @@ from natsdisc import (
     ModelSpec,
     Query,
     Spec,
+    StoreUnavailableError,
     Transport,
     endpoints,
     keys,
@@ -144,6 +145,17 @@ class Follower:
             self.live.pop(event.id, None)
             self.removed[event.id] += 1
             self.counts["removed"] += 1
+
+
+async def opened_in(opened: contextlib.AsyncExitStack, urls: Sequence[str], **options: Any) -> Discovery:
+    """A Discovery that is closed with `opened`; a machine with much to do may need a second try."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            return await opened.enter_async_context(natsdisc.connect(list(urls), **options))
+        except StoreUnavailableError:
+            if time.monotonic() > deadline:
+                raise
 
 
 class Foreign(dict[InstanceId, Instance]):
@@ -447,15 +459,15 @@ class Fleet:
                 Outpost.running(self._outpost_urls, self._discoveries)
             )
             self.plain = await opening.enter_async_context(Plain.connected(self.urls))
-            self.lister = await opening.enter_async_context(natsdisc.connect(self.urls))
+            self.lister = await opened_in(opening, self.urls)
             opened = (self._new_writer(number, opening) for number in range(self._writers))
             self.writers += await asyncio.gather(*opened)
             await asyncio.gather(*(writer.register_all() for writer in self.writers))
-            witness = await opening.enter_async_context(natsdisc.connect(self._watch_urls))
+            witness = await opened_in(opening, self._watch_urls)
             self.witness = Witness(witness, self.foreign, replicas=self._options["replicas"])
             opening.push_async_callback(self.witness.aclose)
             for _ in range(self._discoveries):
-                discovery = await opening.enter_async_context(natsdisc.connect(self._watch_urls))
+                discovery = await opened_in(opening, self._watch_urls)
                 self.watching.append(discovery)
                 for query in QUERIES:
                     follower = Follower(discovery, query)
@@ -471,8 +483,8 @@ class Fleet:
         await self._open.__aexit__(kind, error, trace)
 
     async def _new_writer(self, number: int, opened: contextlib.AsyncExitStack) -> Writer:
-        connecting = natsdisc.connect(self._write_urls, **self._options)
-        return Writer(await opened.enter_async_context(connecting), number, self._each)
+        discovery = await opened_in(opened, self._write_urls, **self._options)
+        return Writer(discovery, number, self._each)
 
     async def crash_writer(self, number: int) -> None:
         """End a writer as `kill -9` would, and put another process in its place."""
@@ -650,7 +662,7 @@ async def main(discoveries: int, urls: list[str]) -> None:
     async with contextlib.AsyncExitStack() as opened:
         followers: list[Follower] = []
         for _ in range(discoveries):
-            discovery = await opened.enter_async_context(natsdisc.connect(urls))
+            discovery = await opened_in(opened, urls)
             followers += [Follower(discovery, query) for query in QUERIES]
         for follower in followers:
             opened.push_async_callback(follower.aclose)

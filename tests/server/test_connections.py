@@ -27,6 +27,7 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
 
     client = await nats.connect(nats_url, reconnected_cb=reconnected_cb)
     before = {name: value for name, value in vars(client).items() if name.endswith("_cb")}
+    attributes = set(vars(client))
     prefix = secrets.token_hex(6)
     store = natsdisc.JetStreamStore(client, bucket_prefix=prefix)
     async with natsdisc.Discovery(store) as one, natsdisc.Discovery(store) as two:
@@ -38,6 +39,7 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
         again = await two.register(spec("again"))
         assert await two.list(endpoints()) == [again]
     assert {name: value for name, value in vars(client).items() if name.endswith("_cb")} == before
+    assert set(vars(client)) == attributes
     assert client.is_connected
     assert not client._subs, "a subscription was left on the user's connection"
 

@@ -16,7 +16,7 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .messages import headers_that_matter
 
-__all__ = ["DirectClient", "Message", "Receive", "keep_reading"]
+__all__ = ["DirectClient", "Message", "Receive", "guard_subjects"]
 
 _CRLF = b"\r\n"
 
@@ -42,23 +42,37 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed
         self._direct.pop(str(sid), None)
 
 
-def keep_reading(client: Client) -> None:
-    """Let a user's `client` go on when the subject of a message is no UTF-8; it sees that escaped.
+def guard_subjects(client: Client) -> Callable[[], None]:
+    """Let a user's `client` go on when the subject of a message is no UTF-8; what comes back ends that.
 
     nats-py ends its read loop over such a message, and with it all of the user's traffic; once reconnected,
     again, for it is still in the bucket. Whoever may write a key could stop every process that watches.
     """
-    build = getattr(client, "_build_message", None)
-    if build is None or "_build_message" in vars(client):
-        return
+    guard = vars(client).get("_build_message")
+    if not isinstance(guard, _SubjectGuard):
+        guard = client._build_message = _SubjectGuard(client._build_message)
+    guard.users += 1
 
-    def build_any(sid: int, subject: bytes, *rest: Any) -> Any:
+    def release() -> None:
+        guard.users -= 1
+        if guard.users == 0 and vars(client).get("_build_message") is guard:
+            del client._build_message
+
+    return release
+
+
+class _SubjectGuard:
+    """nats-py's own way to build a message, given an escaped subject where it cannot read the real one."""
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+        self.users = 0
+
+    def __call__(self, sid: int, subject: bytes, *rest: Any) -> Any:
         try:
-            return build(sid, subject, *rest)
+            return self._build(sid, subject, *rest)
         except UnicodeDecodeError:
-            return build(sid, subject.decode("utf-8", "backslashreplace").encode(), *rest)
-
-    client._build_message = build_any
+            return self._build(sid, subject.decode("utf-8", "backslashreplace").encode(), *rest)
 
 
 class DirectParser(Parser):  # type: ignore[misc]

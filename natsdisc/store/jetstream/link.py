@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Message, Receive, keep_reading
+from .direct import DirectClient, Message, Receive, guard_subjects
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
@@ -154,7 +154,6 @@ class Link:
 
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
         """Hand every message of `subject` to `receive`, some at once; what comes back ends that."""
-
         batch: list[Message] = []
 
         def hand_over() -> None:
@@ -169,13 +168,16 @@ class Link:
             batch.append((message.subject, message.reply, message.headers, message.data))
 
         self._check_open()
-        keep_reading(self._nc)
+        release = guard_subjects(self._nc)
         try:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
-        except (NatsError, OSError) as error:
-            raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
+        except BaseException as error:
+            release()
+            if isinstance(error, (NatsError, OSError)):
+                raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
+            raise
 
         direct = self._nc if isinstance(self._nc, DirectClient) else None
         if direct is not None:
@@ -184,8 +186,11 @@ class Link:
         async def unsubscribe() -> None:
             if direct is not None:
                 direct.stop_reading(subscription._id)
-            with suppress(NatsError, OSError):
-                await subscription.unsubscribe()
+            try:
+                with suppress(NatsError, OSError):
+                    await subscription.unsubscribe()
+            finally:
+                release()
 
         return unsubscribe
 

@@ -66,6 +66,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self.size = 0
 
     def begin(self) -> None:
         self.reports.append(("begin",))

@@ -130,10 +130,12 @@ class DirectParser(Parser):  # type: ignore[misc]
         # Most messages of a bucket were written alike, and so have the very same header block.
         self._last_block = b""
         self._last_headers = headers_that_matter(b"")
+        self._wanted = 0  # so many bytes has the frame that the buffer begins with, if that is known
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what the socket gave. The order of frames is kept, whoever reads them."""
         if not self._direct:
+            self._wanted = 0
             await super().parse(data)
             return
         while data:
@@ -143,7 +145,10 @@ class DirectParser(Parser):  # type: ignore[misc]
                 await super().parse(head)
                 continue
             if self.buf:
-                data = bytes(self.buf) + data
+                self.buf.extend(data)
+                if len(self.buf) < self._wanted:
+                    return  # a large one comes in many parts
+                data = bytes(self.buf)
                 self.buf.clear()
             at, end = self._take_frames(data)
             if end is None:
@@ -154,7 +159,7 @@ class DirectParser(Parser):  # type: ignore[misc]
 
     def _take_frames(self, data: bytes) -> tuple[int, int | None]:
         """Where the first frame lies that is not ours, and where it ends; None if more bytes are needed."""
-        at, end, size, direct = 0, None, len(data), self._direct
+        at, end, size, direct, self._wanted = 0, None, len(data), self._direct, 0
         batch: list[Message] = []
         reader: Receive | None = None
         while at < size:
@@ -180,6 +185,7 @@ class DirectParser(Parser):  # type: ignore[misc]
                 end = min(size, frame_end + 2)
                 break
             if frame_end + 2 > size:
+                self._wanted = frame_end + 2 - at
                 break
             block = data[start:payload]
             if block != self._last_block:

@@ -108,10 +108,6 @@ class Feed:
 
     # The sink: the store's reader calls these.
 
-    @property
-    def size(self) -> int:
-        return len(self._fold)
-
     def begin(self) -> None:
         self._fold.begin()
 

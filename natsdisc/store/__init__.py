@@ -68,10 +68,6 @@ class Doubt(StrEnum):
 class Sink(Protocol):
     """Where a reader reports what it sees. Every method is quick and never raises."""
 
-    @property
-    def size(self) -> int:
-        """How many keys it believes to hold a value."""
-
     def begin(self) -> None:
         """A snapshot starts; a snapshot that was under way is void."""
 

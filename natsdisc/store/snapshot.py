@@ -38,10 +38,6 @@ class _Snapshot:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.trouble: DiscoveryError | None = None
 
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
     def begin(self) -> None:
         self.values.clear()
 

@@ -13,11 +13,9 @@ from nats.js.errors import NotFoundError
 import natsdisc
 from natsdisc import Added, RemovalReason, Removed, UnsupportedServerError, endpoints
 from natsdisc.server import NatsServer
-from natsdisc.store import Doubt
-from natsdisc.store.jetstream.reader import OrderedReader
 from tests.rig import eventually
 
-from .kit import DEADLINE, NAMESPACES, STREAMS, Fleet, Plain, foreign
+from .kit import DEADLINE, STREAMS, Fleet, Plain, foreign
 from .proxy import Proxy
 
 
@@ -114,46 +112,6 @@ async def test_an_instance_that_comes_back_within_the_grace_was_never_away(plain
         await plain.put(foreign(0))
         await plain.put(foreign(1))
         assert await anext(events) == Added(foreign(1))
-
-
-@pytest.mark.parametrize("how", ["purge", "rollup"])
-async def test_what_goes_without_a_mark_is_missed_by_the_routine_look(
-    plain: Plain, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No message says so: the bucket then holds less than is believed."""
-    looks, stored = 0, OrderedReader._stored
-
-    async def counted(reader: OrderedReader) -> int:
-        nonlocal looks
-        looks += 1
-        return await stored(reader)
-
-    monkeypatch.setattr(OrderedReader, "_stored", counted)
-    monkeypatch.setattr("natsdisc.store.jetstream.reader._CHECK_EVERY", 0.1)
-    instances = [foreign(0), foreign(NAMESPACES)]
-    async with (
-        natsdisc.connect(url_of(plain)) as discovery,
-        discovery.list_and_watch(endpoints(instances[0].namespace)) as events,
-        asyncio.timeout(DEADLINE),
-    ):
-        for instance in instances:
-            await plain.put(instance)
-            assert await anext(events) == Added(instance)
-        await plain.delete(instances[1].id, "DEL")
-        assert await anext(events) == Removed(instances[1].id, RemovalReason.UNREGISTERED)
-        await eventually(lambda: looks)
-        assert not discovery.stats().resyncs, "there was nothing to find"
-        if how == "purge":
-            await plain.js.purge_stream("KV_v1_instances")
-        else:
-            await plain.js.publish("$KV.v1_instances.other.a.b.1", b"", headers={"Nats-Rollup": "all"})
-        assert await anext(events) == Removed(instances[0].id, RemovalReason.MISSING)
-        assert discovery.stats().resyncs == {Doubt.CHECK: 1}
-
-        async def no_other_consumer() -> bool:
-            return len(await plain.consumers()) == 1
-
-        await eventually(no_other_consumer)
 
 
 async def test_an_admin_deletes_the_consumers() -> None:

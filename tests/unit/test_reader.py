@@ -66,7 +66,6 @@ class Recorder:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self.size = 0
 
     def begin(self) -> None:
         self.reports.append(("begin",))

@@ -12,7 +12,6 @@ import random
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError, UnsupportedServerError
 from .. import Doubt, Sink
@@ -42,7 +41,7 @@ _SPREAD = 0.25
 # A server that does not answer is asked again after this at the latest.
 _LONGEST_PAUSE = 1.0
 _CREATE_TIMEOUT = 2.0
-# Without any sign of trouble the server is asked now and then whether everything arrived, and is still there.
+# Without any sign of trouble the consumer is asked now and then whether everything arrived.
 _CHECK_EVERY = 180.0
 _NS = 1_000_000_000
 
@@ -52,7 +51,7 @@ _DOUBTS = {
     Doubt.RECONNECT: "the connection broke",
     Doubt.CONSUMER: "the consumer ended",
     Doubt.LEADER: "the stream's leader does not reach the node that it is read from",
-    Doubt.CHECK: "the server has delivered, or holds, something else than what arrived",
+    Doubt.CHECK: "the server has delivered something else than what arrived",
 }
 
 
@@ -205,26 +204,7 @@ class OrderedReader:
         if was_quiet:
             delivery.expect(delivery.received + int(info["num_pending"]))
         # What was delivered before the answer was written has arrived before the answer.
-        if int(info["delivered"]["consumer_seq"]) > delivery.received:
-            return False
-        return was_quiet or await self._stored() >= self._sink.size
-
-    async def _stored(self) -> int:
-        """How many keys have a message, a removed one's mark included.
-
-        A purge, a rollup and an expiry without a mark tell nobody. What they leave is fewer than is believed,
-        at the latest when the marks of other removals are gone.
-        """
-        name = secrets.token_hex(11)
-        subject = f"CONSUMER.CREATE.{self._stream.name}.{name}.{self._filter}"
-        # A consumer that nobody listens to delivers nothing, and says how much it would.
-        request = self._request(name, self._api.link.new_inbox())
-        try:
-            return int((await self._api.call(subject, request, timeout=_CREATE_TIMEOUT))["num_pending"])
-        except ApiError as error:
-            raise StoreUnavailableError(str(error)) from error
-        finally:
-            await self._api.link.publish(f"$JS.API.CONSUMER.DELETE.{self._stream.name}.{name}")
+        return int(info["delivered"]["consumer_seq"]) <= delivery.received
 
     async def _wait_for_stream(self) -> None:
         """Until somebody makes the stream, or some time has passed."""
@@ -243,25 +223,6 @@ class OrderedReader:
 
     async def _create_consumer(self, name: str, inbox: str) -> int | None:
         """How many messages the snapshot has; None when there is no stream."""
-        # The filter stands in the subject, so that permissions can confine a reader to a namespace.
-        subject = f"CONSUMER.CREATE.{self._stream.name}.{name}.{self._filter}"
-        try:
-            # A request that finds no leader is dropped in silence: ask again soon.
-            info = await self._api.call(subject, self._request(name, inbox), timeout=_CREATE_TIMEOUT)
-        except ApiError as error:
-            if error.err_code == STREAM_NOT_FOUND:
-                return None
-            if error.code >= 500:
-                raise StoreUnavailableError(str(error)) from error
-            raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
-        node = (info.get("cluster") or {}).get("leader")
-        self._replica = Replica(self._stream, node, troubled=self._troubled)
-        pending = int(info["num_pending"])
-        if pending == 0:
-            await self._check_stream()
-        return pending
-
-    def _request(self, name: str, inbox: str) -> dict[str, Any]:
         config = {
             "name": name,
             "deliver_subject": inbox,
@@ -276,7 +237,25 @@ class OrderedReader:
             "mem_storage": True,
             "num_replicas": 1,
         }
-        return {"stream_name": self._stream.name, "config": config}
+        # The filter stands in the subject, so that permissions can confine a reader to a namespace.
+        subject = f"CONSUMER.CREATE.{self._stream.name}.{name}.{self._filter}"
+        try:
+            # A request that finds no leader is dropped in silence: ask again soon.
+            info = await self._api.call(
+                subject, {"stream_name": self._stream.name, "config": config}, timeout=_CREATE_TIMEOUT
+            )
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            if error.code >= 500:
+                raise StoreUnavailableError(str(error)) from error
+            raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
+        node = (info.get("cluster") or {}).get("leader")
+        self._replica = Replica(self._stream, node, troubled=self._troubled)
+        pending = int(info["num_pending"])
+        if pending == 0:
+            await self._check_stream()
+        return pending
 
     async def _check_stream(self) -> None:
         """An empty bucket looks like a stream that is no bucket: raise UnsupportedServerError for that."""

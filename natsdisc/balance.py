@@ -32,6 +32,8 @@ __all__ = [
 
 # A weight above this counts as this, so that sums stay exact enough.
 _MOST_WEIGHT = 1e9
+# One below this counts as 0: a part of the smallest numbers may be rounded up to the whole.
+_LEAST_WEIGHT = 1e-300
 _64_BITS = 2**64 - 1
 
 _Instance = TypeVar("_Instance", bound=Instance)
@@ -190,7 +192,9 @@ class PreferZone:
 def weight_of(instance: Instance) -> float:
     """The `weight` in an instance's metadata; 1 when there is none that makes sense."""
     weight = _metadata(instance, "weight")
-    return float(min(weight, _MOST_WEIGHT)) if isinstance(weight, (int, float)) and weight >= 0 else 1.0
+    if not isinstance(weight, (int, float)) or not weight >= 0:
+        return 1.0
+    return float(min(weight, _MOST_WEIGHT)) if weight >= _LEAST_WEIGHT else 0.0
 
 
 def zone_of(instance: Instance) -> object:

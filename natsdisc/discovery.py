@@ -107,6 +107,7 @@ class Discovery:
         self._warned: set[tuple[Kind, str]] = set()
         self._closed = False
         self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
@@ -439,6 +440,7 @@ class Discovery:
     def _join(self, query: Query) -> Feed:
         self._check_open()
         self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
+        self._loop = asyncio.get_running_loop()
         feed = self._feeds.get(query)
         if feed is None or feed.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
@@ -453,7 +455,12 @@ class Discovery:
         return feed
 
     def _release(self, feed: Feed, follower: Follower) -> None:
-        """A watch was dropped without being closed."""
+        """A watch was dropped without being closed; any thread may be the one that collects it."""
+        if os.getpid() == self._process and self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended, and all that ran in it
+                self._loop.call_soon_threadsafe(self._leave, feed, follower)
+
+    def _leave(self, feed: Feed, follower: Follower) -> None:
         if not self._closed:
             self._start(feed.leave(follower))
 

@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,9 +21,9 @@ from . import wire
 from .errors import InvalidValueError
 from .model import Added, Event, Instance, RemovalReason, Removed
 
-__all__ = ["Backlog", "Change", "Fold"]
+__all__ = ["Backlog", "Change", "Fold", "few"]
 
-# Who is further behind than so many changes looks at the whole picture again.
+# Who is further behind than so many changes, or than a few, looks at the whole picture again.
 _REMEMBERED = 1_000
 
 
@@ -126,8 +126,7 @@ class Fold:
                     continue  # written in another way
             live[key], values[key] = instance, value
             changes.append(Change(key, before, instance))
-        self.version += len(changes)
-        self._recent.extend(changes)
+        self._remember(changes)
         return changes
 
     def delete(self, key: str, reason: RemovalReason, now: float) -> list[Change]:
@@ -175,9 +174,15 @@ class Fold:
         last = self._live.pop(key)
         del self._values[key]
         change = Change(key, last, None, reason)
-        self.version += 1
-        self._recent.append(change)
+        self._remember((change,))
         return change
+
+    def _remember(self, changes: Sequence[Change]) -> None:
+        self.version += len(changes)
+        self._recent.extend(changes)
+        # Each holds what was there: many changes of a few large cards would take more than the picture.
+        while len(self._recent) > few(len(self._live)):
+            self._recent.popleft()
 
 
 class Backlog:
@@ -220,6 +225,11 @@ class Backlog:
         if self._first:
             return Added(self._first.popitem()[1])
         return self._changes.popitem(last=False)[1].event
+
+
+def few(count: int) -> int:
+    """So many of `count` are found one by one faster than by looking at all of them."""
+    return 8 + count // 64
 
 
 def _same(one: Instance | None, other: Instance | None) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import TypeAlias
 
 from .balance import is_draining
-from .fold import Fold
+from .fold import Fold, few
 from .model import SORT_KEYS, Instance, sort_key
 
 __all__ = ["Order", "SortKey", "without"]
@@ -31,7 +31,7 @@ class Order:
         if self._version == picture.version:
             return
         changes = picture.since(self._version)
-        if changes is None or len(changes) > _few(len(self.instances)):
+        if changes is None or len(changes) > few(len(self.instances)):
             self._begin(picture)
         else:
             instances = list(self.instances)
@@ -63,7 +63,7 @@ def without(instances: tuple[Instance, ...], left_out: Collection[SortKey]) -> t
     """`instances`, which are sorted, but those with these keys."""
     if not left_out:
         return instances
-    if len(left_out) > _few(len(instances)):
+    if len(left_out) > few(len(instances)):
         return tuple(one for one in instances if sort_key(one) not in left_out)
     rest = list(instances)
     for key in left_out:
@@ -71,8 +71,3 @@ def without(instances: tuple[Instance, ...], left_out: Collection[SortKey]) -> t
         if at < len(rest) and sort_key(rest[at]) == key:
             del rest[at]
     return tuple(rest)
-
-
-def _few(count: int) -> int:
-    """So many of `count` are found one by one faster than by looking at all of them."""
-    return 8 + count // 64

@@ -10,6 +10,7 @@ import math
 import random
 import secrets
 import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
 _WINDOW = 0.025
+# So many renewals go out together, and so many times that at once. An answer is waited for for half a second:
+# of all that fall due in one moment after a reconnect, most would spend it in a queue, and be sent once more.
+_RENEWED_TOGETHER, _RENEWING_AT_ONCE = 125, 4
 # Seconds after a start or a reconnect.
 _SWEEP_AFTER = 0.2, 1.0
 # So many registrations are made again at once after a bucket was lost.
@@ -84,6 +88,8 @@ class Registrar:
         self._swept: set[tuple[Bucket, str]] = set()
         self._schedule: list[tuple[float, int, Registration]] = []
         self._order = itertools.count()
+        self._due: dict[Bucket, OrderedDict[Registration, None]] = {}  # each once, however often it fell due
+        self._renewing: Counter[Bucket] = Counter()
         self._timer: Timer | None = None
         self._timer_due = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,7 +161,9 @@ class Registrar:
             await bucket.delete(key, revision=registration._hold.revision)
         except ConflictError:
             entry = await bucket.get(key)
-            if entry is not None and entry.updated:
+            # `close` may have cut off the answer to a registration that was being made again.
+            again = entry is not None and registration._hold.gone and entry.value == registration._value
+            if entry is not None and (entry.updated or again):
                 await bucket.delete(key, revision=entry.revision)
             else:
                 _log.info(
@@ -235,7 +243,6 @@ class Registrar:
     def _act(self) -> None:
         self._timer = None
         now = self._clock.time()
-        renewals: dict[Bucket, list[Registration]] = {}
         gone: list[Registration] = []
         while self._schedule and self._schedule[0][0] <= now + _WINDOW:
             due, _, registration = heapq.heappop(self._schedule)
@@ -243,13 +250,16 @@ class Registrar:
                 continue
             match lease.step(registration._hold):
                 case Step.RENEW:
-                    renewals.setdefault(registration._bucket, []).append(registration)
+                    self._due.setdefault(registration._bucket, OrderedDict())[registration] = None
                 case Step.REGISTER:
                     gone.append(registration)
                 case Step.NOTHING:
                     pass
-        for bucket, registrations in renewals.items():
-            self._spawn(self._renew(bucket, registrations))
+        for bucket, waiting in self._due.items():
+            wanted = min(math.ceil(len(waiting) / _RENEWED_TOGETHER), _RENEWING_AT_ONCE)
+            for _ in range(wanted - self._renewing[bucket]):
+                self._renewing[bucket] += 1
+                self._spawn(self._renew_due(bucket, waiting))
         for at in range(0, len(gone), _AT_ONCE):
             self._spawn(self._register_again(gone[at : at + _AT_ONCE]))
         self._set_timer()
@@ -287,6 +297,14 @@ class Registrar:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _renew_due(self, bucket: Bucket, waiting: OrderedDict[Registration, None]) -> None:
+        try:
+            while waiting:
+                some = [waiting.popitem(last=False)[0] for _ in range(min(len(waiting), _RENEWED_TOGETHER))]
+                await self._renew(bucket, [one for one in some if self._held.get(one.id) is one])
+        finally:
+            self._renewing[bucket] -= 1
 
     async def _renew(self, bucket: Bucket, registrations: list[Registration]) -> None:
         sent = self._clock.time()

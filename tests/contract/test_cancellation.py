@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+
+import pytest
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, Transport, endpoints
@@ -159,6 +162,29 @@ async def test_close_knows_what_was_begun(registry: Registry) -> None:
         assert await other.list(endpoints()) == []
 
 
+async def test_close_takes_along_what_is_just_registered_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, other = await registry.join(lease_ttl=60), await registry.join()
+    await service.register(spec("ep"))
+    bucket = service._store.bucket("v1_instances")
+    restore, written = bucket.restore, asyncio.Event()
+
+    async def answered_too_late(*args: Any, **options: Any) -> Any:
+        await restore(*args, **options)
+        written.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bucket, "restore", answered_too_late)
+    [held] = service.registrations
+    await bucket.delete(held._key, revision=None)  # by somebody else
+    service._registrar._renew_all()
+    async with asyncio.timeout(10):
+        await written.wait()
+    await service.close()
+    assert await other.list(endpoints()) == []
+
+
 async def test_a_watch_that_is_dropped_ends_by_itself(registry: Registry) -> None:
     discovery = await registry.join()
     await discovery.register(spec("ep"))
@@ -166,6 +192,23 @@ async def test_a_watch_that_is_dropped_ends_by_itself(registry: Registry) -> Non
         watch = discovery.list_and_watch(endpoints())
         await watch.synced()
         del watch
+    await no_consumer_is_left(discovery)
+
+
+@pytest.mark.parametrize("what", ["watch", "view"])
+async def test_another_thread_may_collect_what_was_dropped(registry: Registry, what: str) -> None:
+    discovery = await registry.join()
+    await discovery.register(spec("ep"))
+    cycle: list[Any] = []
+    if what == "watch":
+        cycle.append(discovery.list_and_watch(endpoints()))
+        await cycle[0].synced()
+    else:
+        cycle.append(discovery.view(endpoints()))
+        await cycle[0].wait_for(1)
+    cycle.append(cycle)
+    del cycle
+    await asyncio.to_thread(gc.collect)
     await no_consumer_is_left(discovery)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import pytest
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, ModelSpec, RemovalReason, Removed, State, Transport, endpoints
+from natsdisc.errors import DiscoveryError
+from natsdisc.store import Lease
 from natsdisc.testing import crash
 from tests.rig import eventually
 
@@ -208,6 +211,30 @@ async def test_a_thousand_registrations_share_one_timer(registry: Registry) -> N
     assert most < 50
     assert service.stats().fence_failures == 0
     assert len(await service.list(endpoints())) == 1000
+
+
+async def test_what_falls_due_at_once_is_renewed_in_turns(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once the answers would come too late, and everything would be sent again without end."""
+    service = await registry.join(lease_ttl=60)
+    await asyncio.gather(*(service.register(spec(f"ep{number}")) for number in range(1_000)))
+    bucket = service._store.bucket("v1_instances")
+    renew, on_their_way, most = bucket.renew, 0, 0
+
+    async def watched(leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        nonlocal on_their_way, most
+        on_their_way += len(leases)
+        most = max(most, on_their_way)
+        try:
+            return await renew(leases)
+        finally:
+            on_their_way -= len(leases)
+
+    monkeypatch.setattr(bucket, "renew", watched)
+    service._registrar._renew_all()  # as after a reconnect
+    await eventually(lambda: service.stats().renewals.count >= 1_000)
+    assert 100 <= most <= 500
 
 
 async def test_a_model_has_a_lease_too(registry: Registry) -> None:

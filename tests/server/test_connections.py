@@ -43,6 +43,8 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
     assert set(vars(client)) == attributes
     assert client.is_connected
     assert not client._subs, "a subscription was left on the user's connection"
+    assert not {"_build_message", "_process_headers"} & vars(client).keys(), "a guard was left on it"
+    assert "parse" not in vars(client._ps)
 
     async with natsdisc.Discovery(store) as three:  # the same store once more
         assert await three.list(endpoints()) == []
@@ -53,8 +55,18 @@ async def test_a_connection_the_service_owns_is_left_as_it_was(nats_url: str) ->
     await client.close()
 
 
+HOSTILE = {
+    "no text": b"PUB %sa\xff.b.c.1 5\r\nhello",
+    "blanks": b"PUB %sa\x0b\x0c.b.c.1 5\r\nhello",
+    "a blank and headers": b"HPUB %sa\x0b.b.c.1 12 17\r\nNATS/1.0\r\n\r\nhello",
+    "no header": b"HPUB %sa.b.c.1 1 6\r\nNhello",
+    "half a header": b"HPUB %sa.b.c.1 8 13\r\nNATS/1.0hello",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
 @pytest.mark.parametrize("whose", ["ours", "the user's"])
-async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str, whose: str) -> None:
+async def test_a_message_that_nats_py_cannot_read_stops_nobody(nats_url: str, whose: str, what: str) -> None:
     prefix = secrets.token_hex(6)
     client = await nats.connect(nats_url, ping_interval=3600)  # it would hear nothing until then
     if whose == "ours":
@@ -65,8 +77,8 @@ async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str, whose: str)
         mine = await discovery.register(spec("ep"))
         reader, writer = await asyncio.open_connection(*nats_url.removeprefix("nats://").split(":"))
         await reader.readline()
-        subject = b"$KV.%s_v1_instances.a\xff.b.c.1" % prefix.encode()
-        writer.write(b"CONNECT {}\r\nPUB " + subject + b" 5\r\nhello\r\nPING\r\n")
+        message = HOSTILE[what] % (b"$KV.%s_v1_instances." % prefix.encode())
+        writer.write(b'CONNECT {"headers":true}\r\n' + message + b"\r\nPING\r\n")
         while await reader.readline() != b"PONG\r\n":
             pass
         writer.close()
@@ -79,6 +91,23 @@ async def test_a_subject_that_is_no_text_stops_nobody(nats_url: str, whose: str)
             assert await anext(events) == Added(changed)
         assert discovery.stats().rubbish == 2
         assert not discovery.stats().resyncs
+    await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
+    await client.close()
+
+
+async def test_a_store_is_used_again_while_its_last_user_leaves(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    prefix = secrets.token_hex(6)
+    store = natsdisc.JetStreamStore(client, bucket_prefix=prefix)
+    one = natsdisc.Discovery(store)
+    await one.register(spec("one"))
+    leaving = asyncio.create_task(one.close())
+    while store._users:  # noqa: ASYNC110 (this very turn is meant)
+        await asyncio.sleep(0)
+    async with natsdisc.Discovery(store) as two:
+        mine = await two.register(spec("two"))
+        await leaving
+        assert await two.list(endpoints()) == [mine]
     await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
     await client.close()
 

@@ -269,6 +269,11 @@ class TestWeighted:
         instances = [endpoint(1, weight=huge), endpoint(2, weight=huge), endpoint(3)]
         assert shares(Weighted(random.Random(1)), instances, 100).keys() <= {1, 2, 3}
 
+    @pytest.mark.parametrize("tiny", [5e-324, 1e-310])
+    def test_weights_too_small_to_multiply_break_nothing(self, tiny: float) -> None:
+        instances = [endpoint(1, weight=tiny), endpoint(2, weight=tiny)]
+        assert shares(Weighted(random.Random(1)), instances, 100).keys() == {1, 2}
+
     def test_a_model_card_has_no_weight(self) -> None:
         assert weight_of(ModelInstance("a", "b", "c", 1, card={"weight": 5})) == 1.0
 

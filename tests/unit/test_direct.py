@@ -114,3 +114,22 @@ def as_read(frame: Frame) -> Message:
     subject, reply, headers, data = frame
     matter = {"KV-Operation": "DEL"} if b"KV-" in headers else None
     return subject.decode("utf-8", "backslashreplace"), reply.decode(), matter, data
+
+
+async def test_a_large_frame_is_looked_at_when_it_is_there() -> None:
+    """Looking at what there is after each of its parts would cost the square of its size."""
+    looks = 0
+    got: list[Message] = []
+
+    class Counting(DirectParser):
+        def _take_frames(self, data: bytes) -> tuple[int, int | None]:
+            nonlocal looks
+            looks += 1
+            return super()._take_frames(data)
+
+    parser = Counting(Connection(), {"7": got.extend})
+    frames = message(7, b"a", b"$JS.ACK.1", b"", b"x" * 100_000) + message(7, b"b", b"", b"", b"y")
+    for at in range(0, len(frames), 1_000):
+        await parser.parse(frames[at : at + 1_000])
+    assert [(subject, len(data)) for subject, _, _, data in got] == [("a", 100_000), ("b", 1)]
+    assert looks <= 4

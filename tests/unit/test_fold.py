@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from natsdisc import entry, wire
 from natsdisc.errors import InvalidValueError
-from natsdisc.fold import Backlog, Change, Fold
+from natsdisc.fold import Backlog, Change, Fold, few
 from natsdisc.keys import key_of
 from natsdisc.model import (
     Added,
@@ -610,17 +610,23 @@ def test_nothing_here_asks_for_the_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert told([put(1), EXPIRE, Wait(GRACE)]).changes == [added(A), removed(A, EXPIRED)]
 
 
-@pytest.mark.parametrize("changes", [0, 1, 999, 1000, 1001, 3000])
-def test_what_changed_since_is_known_for_a_thousand_changes(changes: int) -> None:
+@pytest.mark.parametrize("changes", [0, 1, 8, 9, 1000, 3000])
+def test_a_few_changes_are_remembered(changes: int) -> None:
     fold = Fold(decode, grace=GRACE)
     told = [change for number in range(changes) for change in fold.put([_entry(number)], 0.0)]
     assert fold.version == len(told) == changes
     assert fold.since(changes) == []
-    for back in (1, 2, 1000):
-        if back <= changes:
-            assert fold.since(changes - back) == told[-back:]
-    assert fold.since(changes - 1001) is None
-    assert fold.since(-1) is None
+    kept = min(changes, few(changes))
+    for back in range(1, kept + 1):
+        assert fold.since(changes - back) == told[-back:]
+    assert fold.since(changes - kept - 1) is None
+
+
+def test_what_is_remembered_does_not_outgrow_the_picture() -> None:
+    fold = Fold(decode, grace=GRACE)
+    for number in range(1000):
+        fold.put([(KEY, put(1, str(number)).value)], 0.0)
+        assert len(fold._recent) <= few(1)
 
 
 def _entry(number: int) -> tuple[str, bytes]:

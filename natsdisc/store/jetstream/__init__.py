@@ -83,8 +83,9 @@ class JetStreamStore:
         self._users -= 1
         if self._users > 0:
             return
-        await self._link.close()
-        self._link = Link(self._nc)
+        # Whoever attaches while this waits begins anew.
+        link, self._link = self._link, Link(self._nc)
         self._buckets.clear()
+        await link.close()
         if self._owns_connection:
             await close_connection(self._nc)

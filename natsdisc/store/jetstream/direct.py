@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nats.aio.client import Client
+from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .messages import headers_that_matter
 
-__all__ = ["DirectClient", "Message", "Receive", "guard_subjects"]
+__all__ = ["DirectClient", "Message", "Receive", "guard"]
 
 _CRLF = b"\r\n"
 
@@ -42,37 +43,82 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed
         self._direct.pop(str(sid), None)
 
 
-def guard_subjects(client: Client) -> Callable[[], None]:
-    """Let a user's `client` go on when the subject of a message is no UTF-8; what comes back ends that.
+def guard(client: Client) -> Callable[[], None]:
+    """Let a user's `client` go on over messages that nats-py cannot read; what comes back ends that.
 
-    nats-py ends its read loop over such a message, and with it all of the user's traffic; once reconnected,
-    again, for it is still in the bucket. Whoever may write a key could stop every process that watches.
+    nats-py ends its read loop, or its connection, over such a message, and with it all of the user's traffic;
+    once reconnected, again, for it is still in the bucket. Whoever may write a key could stop every process
+    that watches.
     """
-    guard = vars(client).get("_build_message")
-    if not isinstance(guard, _SubjectGuard):
-        guard = client._build_message = _SubjectGuard(client._build_message)
-    guard.users += 1
+    found = vars(client).get("_build_message")
+    the_guard = found.__self__ if isinstance(getattr(found, "__self__", None), _Guard) else _Guard(client)
+    the_guard.users += 1
 
     def release() -> None:
-        guard.users -= 1
-        if guard.users == 0 and vars(client).get("_build_message") is guard:
-            del client._build_message
+        the_guard.users -= 1
+        if the_guard.users == 0:
+            the_guard.leave()
 
     return release
 
 
-class _SubjectGuard:
-    """nats-py's own way to build a message, given an escaped subject where it cannot read the real one."""
+class _Guard:
+    """nats-py's own ways, and what is done where it stumbles: over a subject, over headers, over blanks."""
 
-    def __init__(self, build: Callable[..., Any]) -> None:
-        self._build = build
+    def __init__(self, client: Any) -> None:
         self.users = 0
+        self._parser = client._ps
+        self._build, self._read, self._parse = (
+            client._build_message,
+            client._process_headers,
+            self._parser.parse,
+        )
+        self._places = (
+            (client, "_build_message", self.build),
+            (client, "_process_headers", self.read_headers),
+            (self._parser, "parse", self.parse),
+        )
+        for owner, name, ours in self._places:
+            setattr(owner, name, ours)
 
-    def __call__(self, sid: int, subject: bytes, *rest: Any) -> Any:
+    def leave(self) -> None:
+        """Give back what nobody else has changed since."""
+        for owner, name, ours in self._places:
+            if vars(owner).get(name) == ours:
+                delattr(owner, name)
+
+    def build(self, sid: int, subject: bytes, *rest: Any) -> Any:
+        """A subject that is no UTF-8 is seen escaped."""
         try:
             return self._build(sid, subject, *rest)
         except UnicodeDecodeError:
             return self._build(sid, subject.decode("utf-8", "backslashreplace").encode(), *rest)
+
+    async def read_headers(self, block: bytes) -> Any:
+        """What are no headers are none: the server takes any bytes as such."""
+        try:
+            return await self._read(block)
+        except Exception:
+            return None
+
+    async def parse(self, data: bytes = b"") -> None:
+        """A subject with blanks of the kinds that the server takes is seen escaped."""
+        while True:
+            try:
+                await self._parse(data)
+                return
+            except ProtocolError:
+                if not self._escape_blanks():
+                    raise
+                data = b""
+
+    def _escape_blanks(self) -> bool:
+        line, end, _ = bytes(self._parser.buf).partition(_CRLF)
+        escaped = line.replace(b"\x0b", b"\\x0b").replace(b"\x0c", b"\\x0c")
+        if not end or escaped == line or not line.startswith((b"MSG ", b"HMSG ")):
+            return False
+        self._parser.buf[: len(line)] = escaped
+        return True
 
 
 class DirectParser(Parser):  # type: ignore[misc]
@@ -84,6 +130,7 @@ class DirectParser(Parser):  # type: ignore[misc]
         # Most messages of a bucket were written alike, and so have the very same header block.
         self._last_block = b""
         self._last_headers = headers_that_matter(b"")
+        self._wanted = 0  # so many bytes has the frame that the buffer begins with, if that is known
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what the socket gave. The order of frames is kept, whoever reads them."""
@@ -91,6 +138,7 @@ class DirectParser(Parser):  # type: ignore[misc]
         # and nats-py would give up a connection that is busy.
         self.nc._pings_outstanding = 0
         if not self._direct:
+            self._wanted = 0
             await super().parse(data)
             return
         while data:
@@ -100,7 +148,10 @@ class DirectParser(Parser):  # type: ignore[misc]
                 await super().parse(head)
                 continue
             if self.buf:
-                data = bytes(self.buf) + data
+                self.buf.extend(data)
+                if len(self.buf) < self._wanted:
+                    return  # a large one comes in many parts
+                data = bytes(self.buf)
                 self.buf.clear()
             at, end = self._take_frames(data)
             if end is None:
@@ -111,7 +162,7 @@ class DirectParser(Parser):  # type: ignore[misc]
 
     def _take_frames(self, data: bytes) -> tuple[int, int | None]:
         """Where the first frame lies that is not ours, and where it ends; None if more bytes are needed."""
-        at, end, size, direct = 0, None, len(data), self._direct
+        at, end, size, direct, self._wanted = 0, None, len(data), self._direct, 0
         batch: list[Message] = []
         reader: Receive | None = None
         while at < size:
@@ -137,6 +188,7 @@ class DirectParser(Parser):  # type: ignore[misc]
                 end = min(size, frame_end + 2)
                 break
             if frame_end + 2 > size:
+                self._wanted = frame_end + 2 - at
                 break
             block = data[start:payload]
             if block != self._last_block:

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Message, Receive, guard_subjects
+from .direct import DirectClient, Message, Receive, guard
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
@@ -168,7 +168,8 @@ class Link:
             batch.append((message.subject, message.reply, message.headers, message.data))
 
         self._check_open()
-        release = guard_subjects(self._nc)
+        direct = self._nc if isinstance(self._nc, DirectClient) else None
+        release = guard(self._nc) if direct is None else lambda: None
         try:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
@@ -179,7 +180,6 @@ class Link:
                 raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
             raise
 
-        direct = self._nc if isinstance(self._nc, DirectClient) else None
         if direct is not None:
             direct.read_directly(subscription._id, receive)
 

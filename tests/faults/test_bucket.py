@@ -170,6 +170,32 @@ async def test_what_was_lost_without_a_trace_is_found_by_a_routine_look(
         assert feed._reader._delivery is delivery  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("how", ["purge", "rollup"])
+async def test_what_goes_without_a_mark_is_found_by_a_routine_look(
+    plain: Plain, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message says so to whoever watches another subject."""
+    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.4)
+    monkeypatch.setattr(reader, "_READ_AGAIN_AFTER", 0.0)
+    async with (
+        natsdisc.connect(url_of(plain)) as discovery,
+        discovery.list_and_watch(endpoints(foreign(0).namespace)) as events,
+        asyncio.timeout(DEADLINE),
+    ):
+        await plain.put(foreign(0))
+        assert await anext(events) == Added(foreign(0))
+        if how == "purge":
+            await plain.js.purge_stream("KV_v1_instances")
+        else:
+            await plain.js.publish("$KV.v1_instances.other.a.b.1", b"", headers={"Nats-Rollup": "all"})
+        assert await anext(events) == Removed(foreign(0).id, RemovalReason.MISSING)
+
+        async def no_other_consumer() -> bool:
+            return len(await plain.consumers()) == 1
+
+        await eventually(no_other_consumer)
+
+
 async def test_a_bucket_that_becomes_another_kind_of_stream_ends_the_watch(plain: Plain) -> None:
     async with (
         natsdisc.connect(url_of(plain)) as discovery,

@@ -18,7 +18,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Message, Receive, guard
+from .direct import DirectClient, Message, Receive
+from .guard import guard
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 

@@ -72,7 +72,7 @@ class OrderedReader:
         self._delivery: Delivery | None = None
         self._replica = Replica(stream, None)
         self._troubled = False
-        self._sequence: int | None = None
+        self._content: tuple[int, int] | None = None
         self._seen_stream = False
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
@@ -214,18 +214,18 @@ class OrderedReader:
         return int(info["delivered"]["consumer_seq"]) <= delivery.received
 
     async def _has_changed(self) -> bool:
-        """Whether anything was written to the stream since this was last asked."""
+        """Whether anything was written to the stream, or went from it, since this was last asked."""
         if self._stream.is_hidden:
             return True
         try:
-            sequence = await self._stream.last_sequence()
+            content = await self._stream.content()
         except PermissionDeniedError:
             self._stream.is_hidden = True
             return True
         except (StoreUnavailableError, ApiError):
             return False  # the watch itself will tell what is wrong
-        before, self._sequence = self._sequence, sequence
-        return sequence != before
+        before, self._content = self._content, content
+        return content != before
 
     async def _wait_for_stream(self) -> None:
         """Until somebody makes the stream, or some time has passed."""

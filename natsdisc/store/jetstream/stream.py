@@ -54,7 +54,7 @@ class Stream:
         self._looking = asyncio.Lock()
         self._sharing = asyncio.Lock()
         self._cluster: dict[str, Any] = {}
-        self._last_sequence: int | None = None
+        self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self.is_hidden = False  # from a reader who may not see the configuration
 
@@ -101,9 +101,12 @@ class Stream:
                 return {}
             return self._cluster
 
-    async def last_sequence(self) -> int | None:
-        """The number of the last message that was written; None when there is no stream."""
-        return self._last_sequence if await self.look() else None
+    async def content(self) -> tuple[int, int] | None:
+        """What tells one content from another: the last message's number, and how many there are.
+
+        A purge changes only the second. None when there is no stream.
+        """
+        return self._content if await self.look() else None
 
     async def subjects(self, filter: str) -> set[str]:
         """The subjects below `filter` that have a message; none when there is no stream."""
@@ -221,7 +224,7 @@ class Stream:
     def _take(self, info: dict[str, Any], sent: float) -> None:
         self._config = info["config"]
         self._cluster, self._looked = info.get("cluster") or {}, sent
-        self._last_sequence = info["state"]["last_seq"]
+        self._content = info["state"]["last_seq"], info["state"]["messages"]
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
 

@@ -251,7 +251,7 @@ class _Inbox:
         self._stats = stats
         self._backlog = Backlog()
         self._wake = asyncio.Event()
-        self._in_a_row = 0
+        self._taken = 0
         self._is_synced = False
         self._error: DiscoveryError | None = None
         self.closed = False
@@ -281,8 +281,8 @@ class _Inbox:
             if self.closed and self._error is None:
                 raise StopAsyncIteration
             if self._backlog:
-                self._in_a_row += 1
-                if self._in_a_row % _TURN == 0:
+                self._taken += 1
+                if self._taken % _TURN == 0:
                     await asyncio.sleep(0)
                     continue
                 self._stats.events += 1

@@ -7,12 +7,14 @@ import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import natsdisc
 from natsdisc import PermissionDeniedError, endpoints
 from natsdisc.server import NatsServer
+from natsdisc.store.jetstream import reader
 from tests.rig import eventually
 
 from .kit import DEADLINE, Follower, Plain, foreign
@@ -115,6 +117,34 @@ async def test_a_permission_that_comes_back_needs_no_new_connection(tmp_path: Pa
                 with pytest.raises(PermissionDeniedError):
                     await reader.list(endpoints())
         assert await reader.list(endpoints()) == [foreign(0)]
+
+
+async def test_who_may_not_ask_about_consumers_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = 0, reader.OrderedReader._check
+
+    async def counted(of: reader.OrderedReader, *given: Any) -> bool:
+        nonlocal looks
+        looks += 1
+        return await look(of, *given)
+
+    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.2)
+    monkeypatch.setattr(reader.OrderedReader, "_check", counted)
+    only_create = USER.format(
+        publish='"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.>"', subscribe=f'"_INBOX.>", {EVENTS}'
+    )
+    async with (
+        NatsServer(config=READER.format(reader=only_create)) as server,
+        Plain.connected(server.url, user="admin", password="pw") as admin,
+        natsdisc.connect(server.url, user="reader", password="pw") as discovery,
+    ):
+        await admin.make_buckets()
+        await admin.put(foreign(0))
+        follower = Follower(discovery, endpoints())
+        await eventually(lambda: looks >= 3, DEADLINE)
+        await admin.put(foreign(1))
+        await eventually(lambda: len(follower.live) == 2, DEADLINE)
+        assert follower.outcome is None
+        await follower.aclose()
 
 
 async def test_gone_closed_and_blind_are_three_different_things(caplog: pytest.LogCaptureFixture) -> None:

@@ -294,6 +294,14 @@ class TestFlowControl:
         assert rig.receive(heartbeat(0, stalled=STALLED)) == STALLED
         assert rig.receive(heartbeat(0)) is None
 
+    async def test_a_heartbeat_that_makes_no_sense_is_a_doubt(self) -> None:
+        rig = Rig.synced()
+        rig.delivery.receive(
+            [(INBOX, "", {"Status": "100", "Description": "Idle Heartbeat", "Nats-Last-Consumer": "x"}, b"")]
+        )
+        assert rig.delivery.bug is None
+        assert rig.delivery.doubt is Doubt.GAP
+
     async def test_messages_are_not_answered(self) -> None:
         assert Rig().receive(message(1, 0)) is None
 

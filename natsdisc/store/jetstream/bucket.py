@@ -62,6 +62,8 @@ _TRY_TIMEOUT = 2.0
 # their time, on a long way or from a busy server, asking again before they can be here would never end.
 _RENEW_TIMEOUT, _LONGEST_RENEW_TIMEOUT = 0.5, 4.0
 _TIMEOUT_BY_ANSWER = 4.0
+# Seconds for each message of a bucket over which the sweeps of a fleet spread, and at most.
+_SWEEP_SPREAD, _LONGEST_SWEEP_SPREAD = 0.002, 120.0
 # Between two looks at a value without a lease.
 _SECOND_LOOK = 1.0
 # So many keys are looked at one by one in a sweep, others in the next.
@@ -104,6 +106,11 @@ class JetStreamBucket:
         await self._retried(lambda timeout: self._delete(key, revision, timeout))
 
     async def sweep(self, prefix: str) -> int:
+        content = await self._stream.content()
+        if content is None:
+            return 0
+        # Everybody sweeps after a break: of large registries not all should be asked for at once.
+        await asyncio.sleep(random.uniform(0, min(content[1] * _SWEEP_SPREAD, _LONGEST_SWEEP_SPREAD)))  # noqa: S311
         suspects = await self._ghosts(await self._without_lease(prefix))
         if not suspects:
             return 0

@@ -44,7 +44,7 @@ _CREATE_TIMEOUT = 2.0
 # Without any sign of trouble the consumer is asked now and then whether everything arrived; and if anything
 # has changed since, all is read again, the more rarely the more there is (seconds, and seconds an entry).
 _CHECK_EVERY = 180.0
-_READ_AGAIN_AFTER = 0.2
+_READ_AGAIN_AFTER = 0.5
 _NS = 1_000_000_000
 
 _DOUBTS = {

@@ -284,6 +284,9 @@ class NatsServer:
     def suspend(self) -> None:
         """Let the server hang (SIGSTOP): its connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        # The signal is sent, and the process may still run on another core for a moment.
+        if hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a suspended server go on."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any
 
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
@@ -84,6 +86,42 @@ class JetStreamApi:
         subject = f"$JS.API.{subject}"
         payload = json.dumps(body).encode() if body is not None else b""
         return _parse(await self.link.request(subject, payload, timeout=timeout), subject)
+
+    async def ask_until_answered(
+        self, subject: str, *, every: float, timeout: float
+    ) -> tuple[float, dict[str, Any]]:
+        """`call`, said again every `every` seconds; the first answer, and when its question was sent.
+
+        A question that finds no leader is dropped in silence, and an answer may take longer than `every`.
+        Raises what `call` raises, after `timeout` seconds StoreUnavailableError.
+        """
+        deadline = time.monotonic() + timeout
+        asked: set[asyncio.Task[tuple[float, dict[str, Any]]]] = set()
+        error: StoreUnavailableError | None = None
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                asked.add(asyncio.create_task(self._timed_call(subject, left)))
+                next_at = time.monotonic() + every
+                while asked and (pause := min(next_at, deadline) - time.monotonic()) > 0:
+                    done, asked = await asyncio.wait(
+                        asked, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        try:
+                            return task.result()
+                        except StoreUnavailableError as refusal:
+                            error = refusal
+                if not asked:
+                    await asyncio.sleep(max(0.0, min(next_at, deadline) - time.monotonic()))
+            raise error or StoreUnavailableError(f"no answer to $JS.API.{subject} within {timeout:g} s")
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _timed_call(self, subject: str, timeout: float) -> tuple[float, dict[str, Any]]:
+        sent = time.monotonic()
+        return sent, await self.call(subject, timeout=timeout)
 
     async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
         """Send a message to a stream; its fate is the PendingAck's."""

@@ -156,20 +156,18 @@ class JetStreamBucket:
         return await self._renew(leases, self._renew_timeout)
 
     async def _renew(self, leases: Sequence[Lease], timeout: float) -> Sequence[DiscoveryError | None]:
-        started = time.monotonic()
         try:
             if self._clock.age > _CLOCK_AGE:
                 self._stream.forget()
             # After any silence the server answers a question first: a renewal that waits in a dead
             # connection's buffers would arrive with a time in the past, and kill what it should keep.
-            await self._stream.ensure(leases=True, timeout=timeout)
+            await self._stream.ensure(leases=True, timeout=_LONGEST_RENEW_TIMEOUT, again_every=_RENEW_TIMEOUT)
             acks = [await self._publish_lease(lease) for lease in leases]
         except DiscoveryError as error:
-            self._note_answer(started, timeout)
             return [error] * len(leases)
         sent = time.monotonic()
-        # The question just now may have told that this takes longer.
-        timeout = max(timeout, min(_TIMEOUT_BY_ANSWER * (sent - started), _LONGEST_RENEW_TIMEOUT))
+        # The last question may have told that an answer takes longer: by half of that the clock is unsure.
+        timeout = max(timeout, min(_TIMEOUT_BY_ANSWER * 2 * self._clock.error, _LONGEST_RENEW_TIMEOUT))
         answers: list[DiscoveryError | None] = []
         for ack in acks:
             try:

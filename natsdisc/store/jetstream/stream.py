@@ -81,11 +81,18 @@ class Stream:
         """Look again before the next write: the stream may have been deleted or made anew."""
         self._config = None
 
-    async def look(self, timeout: float = REQUEST_TIMEOUT) -> bool:
-        """Read the stream's configuration and the server's time; False when there is no stream."""
+    async def look(self, timeout: float = REQUEST_TIMEOUT, *, again_every: float | None = None) -> bool:
+        """Read the stream's configuration and the server's time; False when there is no stream.
+
+        With `again_every`, ask so often (seconds) until one of the questions is answered.
+        """
+        question = f"STREAM.INFO.{self.name}"
         sent = time.monotonic()
         try:
-            info = await self._api.call(f"STREAM.INFO.{self.name}", timeout=timeout)
+            if again_every is None:
+                info = await self._api.call(question, timeout=timeout)
+            else:
+                sent, info = await self._api.ask_until_answered(question, every=again_every, timeout=timeout)
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 self._config = None
@@ -125,15 +132,15 @@ class Stream:
             if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
                 return found
 
-    async def ensure(self, *, leases: bool, timeout: float) -> None:
+    async def ensure(self, *, leases: bool, timeout: float, again_every: float | None = None) -> None:
         """Have a stream to write to: make it, or take what is there, extended for leases if need be.
 
-        Raises UnsupportedServerError.
+        `again_every` is `look`'s. Raises UnsupportedServerError.
         """
         if self._config is None or (leases and not self.leases):
             # One looks, and makes it; everybody who came at the same time goes on with that.
             async with self._looking:
-                if self._config is None and not await self.look(timeout):
+                if self._config is None and not await self.look(timeout, again_every=again_every):
                     await self._create()
                 if leases and not self.leases:
                     await self._extend()

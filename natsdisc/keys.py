@@ -14,7 +14,7 @@ from typing import TypeAlias
 from .errors import InvalidNameError
 from .model import EndpointInstanceId, InstanceId, Kind, ModelCardInstanceId, Query
 
-__all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "place_of", "prefix_of"]
+__all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "place_of", "prefix_of", "to_token"]
 
 # The server's control line holds 4,096 bytes by default, and a delivery to a routed or leaf-node consumer
 # carries the subject twice. This leaves 400 bytes for the verb, the bucket, the inbox and the sizes.
@@ -33,19 +33,19 @@ _HEX_ID = re.compile(r"(?:0|[1-9a-f][0-9a-f]{0,15})\Z")
 def key_of(id: InstanceId) -> str:
     """The key of `id`; raises InvalidNameError when it would be too long for a subject."""
     tokens = [
-        _to_token(id.namespace),
-        _to_token(id.component),
-        _to_token(id.endpoint),
+        to_token(id.namespace),
+        to_token(id.component),
+        to_token(id.endpoint),
         f"{id.instance_id:x}",
     ]
     if isinstance(id, ModelCardInstanceId) and id.model_suffix is not None:
-        tokens.append(_to_token(id.model_suffix))
+        tokens.append(to_token(id.model_suffix))
     return _checked(".".join(tokens), id)
 
 
 def prefix_of(query: Query) -> str:
     """The leading tokens all keys of `query` share; empty when it asks for everything."""
-    return _checked(".".join(map(_to_token, query.names)), query)
+    return _checked(".".join(map(to_token, query.names)), query)
 
 
 def parse_key(kind: Kind, key: str) -> InstanceId | None:
@@ -86,7 +86,7 @@ def _names(tokens: str) -> tuple[str, str, str] | None:
     return namespace, component, endpoint
 
 
-def _to_token(name: str) -> str:
+def to_token(name: str) -> str:
     if _PLAIN.match(name):
         return name
     return _OUTSIDE.sub(lambda byte: b"=%02X" % ord(byte[0]), name.encode()).decode("ascii")
@@ -102,7 +102,7 @@ def _from_token(token: str) -> str | None:
     except UnicodeDecodeError:
         return None
     # `=41` would read as `A`, which is written `A`: one name, one token.
-    return name if _to_token(name) == token else None
+    return name if to_token(name) == token else None
 
 
 def _checked(key: str, what: object) -> str:

@@ -1,0 +1,351 @@
+"""Signatures of registrations with NKeys: proof that a value was written by a process that readers trust.
+
+The signature stands in a header beside the value, whose bytes stay as they are. It covers the bucket, the
+key, the value, the owner of the registration, the time of signing and the end of its validity. nkeys is
+imported only where a key is used: everything else works without it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+from . import keys
+from .errors import InvalidValueError
+
+__all__ = ["SIGNATURE", "Secret", "Sign", "Signature", "Signer", "Trust", "UntrustedError", "canonical"]
+
+# The header of a signed value.
+SIGNATURE = "Natsdisc-Signature"
+
+Sign: TypeAlias = Callable[[bytes], tuple[str, bytes]]
+Secret: TypeAlias = str | bytes | os.PathLike[str] | Sign
+
+# Nothing else that a key signs begins like this.
+_DOMAIN = b"natsdisc registration\x00\x01"
+_VERSION = "1"
+_OWNER = re.compile(r"[-_.a-zA-Z0-9]{1,64}\Z")
+# One text a signature: without leading zeros, and without bits that mean nothing at the end.
+_TEXT = re.compile(
+    r"1 ([-_.a-zA-Z0-9]{1,64}) (0|[1-9][0-9]{0,14}) (0|[1-9][0-9]{0,14}) (U[A-Z2-7]{55}) "
+    r"([-_a-zA-Z0-9]{85}[AQgw])\Z"
+)
+_PUBLIC_KEY = re.compile(r"U[A-Z2-7]{55}\Z")
+_SEED = re.compile(rb"S[A-Z2-7]{57}\Z")
+_LIKE_A_SEED = re.compile(r"S[A-Z2-7]{20}")
+_USER_SEED = b"SU"
+_SIGNATURE_BYTES = 64
+_EVERYWHERE = "*"
+# Signatures that were verified once are not verified again by the next snapshot. A digest takes 100 bytes.
+_MOST_VERIFIED = 100_000
+
+
+class UntrustedError(InvalidValueError):
+    """A value that no trusted key has signed, or not for this key of this bucket."""
+
+
+class Signature(NamedTuple):
+    """The header of a signed value. Times are milliseconds since 1970, by the clock of the signer.
+
+    `until` is the end of its validity, 0 for a registration without a lease, which has none.
+    """
+
+    owner: str
+    time: int
+    until: int
+    public_key: str
+    signature: bytes
+
+    def __str__(self) -> str:
+        encoded = base64.urlsafe_b64encode(self.signature).rstrip(b"=").decode("ascii")
+        return f"{_VERSION} {self.owner} {self.time} {self.until} {self.public_key} {encoded}"
+
+    @classmethod
+    def parse(cls, text: str) -> Signature:
+        """Return the signature in the header `text`; raises UntrustedError when there is none."""
+        found = _TEXT.match(text)
+        if found is None:
+            raise UntrustedError("its signature is malformed")
+        owner, signed, until, public_key, encoded = found.groups()
+        return cls(owner, int(signed), int(until), public_key, base64.urlsafe_b64decode(encoded + "=="))
+
+
+def canonical(
+    bucket: str, key: str, value: bytes, *, owner: str, time: int, until: int, public_key: str
+) -> bytes:
+    """Return the bytes that are signed.
+
+    Every field is preceded by its length, so no two registrations have the same bytes.
+    """
+    fields = (bucket.encode(), key.encode(), value, owner.encode(), b"%d" % time, b"%d" % until)
+    parts = [_DOMAIN]
+    for field in (*fields, public_key.encode()):
+        parts += (len(field).to_bytes(8, "big"), field)
+    return b"".join(parts)
+
+
+class Signer:
+    """A key that signs registrations.
+
+    `secret` is the seed of a user NKey (`SU…`, as text or bytes), the path of a file that holds one (a
+    credentials file too), or a function that takes bytes and returns a public NKey (`U…`) and the 64 bytes of
+    an Ed25519 signature. The function runs in the event loop, so it has to be quick.
+
+    Raises InvalidValueError for anything else, and when nkeys is not installed. No error shows a seed.
+
+    Example: `Signer("/run/secrets/cart.nk")`
+    """
+
+    def __init__(self, secret: Secret) -> None:
+        self._nacl = _nacl()
+        self._last_time = 0
+        if isinstance(secret, (str, bytes, os.PathLike)):
+            self._sign, self.public_key = _from_seed(secret)
+        elif callable(secret):
+            self._sign = secret
+            # Signing something harmless shows the public key, and mistakes before a registration does.
+            self.public_key = self._signed(_DOMAIN)[0]
+        else:
+            raise InvalidValueError(
+                "signer must be the seed of a user NKey, the path of a file with one, or a function, not "
+                f"{type(secret).__name__}"
+            )
+
+    def next_time(self, now: float, *, after: int = 0) -> int:
+        """Return the time (milliseconds since 1970) of the next signature, at `now` (seconds since 1970).
+
+        It is later than `after`, and than every time that was returned before.
+        """
+        self._last_time = max(int(now * 1000), self._last_time + 1, after + 1)
+        return self._last_time
+
+    def sign(self, bucket: str, key: str, value: bytes, *, owner: str, time: int, until: int) -> Signature:
+        """Return the signature of `value` under `key` in `bucket`, with the fields of Signature.
+
+        Raises InvalidValueError for an owner that cannot stand in a header, and for a function that does not
+        sign.
+        """
+        if not _OWNER.match(owner):
+            raise InvalidValueError(
+                f"cannot sign {key} in bucket {bucket} for the owner {owner!r:.80}: an owner has 1 to 64 of "
+                "[-_.a-zA-Z0-9]"
+            )
+        data = canonical(bucket, key, value, owner=owner, time=time, until=until, public_key=self.public_key)
+        public_key, signature = self._signed(data)
+        if public_key != self.public_key:
+            raise InvalidValueError(
+                f"the signer function used {public_key} for {key}, and {self.public_key} before; make a new "
+                "Discovery for a new key"
+            )
+        return Signature(owner, time, until, public_key, signature)
+
+    def _signed(self, data: bytes) -> tuple[str, bytes]:
+        try:
+            public_key, signature = self._sign(data)
+        except Exception as error:
+            # What the function says may hold a secret.
+            raise InvalidValueError(f"the signer function failed with {type(error).__name__}") from error
+        if isinstance(public_key, bytes):
+            public_key = public_key.decode("ascii", "replace")
+        if not isinstance(public_key, str) or not isinstance(signature, (bytes, bytearray)):
+            raise InvalidValueError("the signer function must return a public NKey and a signature in bytes")
+        raw = _public_bytes(public_key, "of the signer function")
+        if len(signature) != _SIGNATURE_BYTES or not _matches(self._nacl, raw, data, bytes(signature)):
+            raise InvalidValueError(f"the signer function returned no Ed25519 signature of {public_key}")
+        return public_key, bytes(signature)
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.public_key}>"
+
+
+class Trust:
+    """The keys whose registrations are believed, by namespace.
+
+    `trusted` maps a namespace, or `"*"` for every namespace, to public user NKeys (`U…`). Several keys of a
+    namespace are valid side by side, which is how a key is replaced. Where no key is named for a namespace,
+    nothing in it is believed. `own` is one more key that is believed everywhere.
+
+    Raises InvalidValueError for anything else, and when nkeys is not installed.
+
+    Example: `Trust({"shop": ["UA…"], "*": ["UB…"]})`
+    """
+
+    def __init__(self, trusted: Mapping[str, Iterable[str]], *, own: str | None = None) -> None:
+        self._nacl = _nacl()
+        self._keys: dict[str, dict[str, bytes]] = {}
+        self._everywhere: dict[str, bytes] = {}
+        self._verified: dict[bytes, None] = {}
+        if not isinstance(trusted, Mapping):
+            raise InvalidValueError(
+                f"trusted must map namespaces to public NKeys, not be {type(trusted).__name__}: "
+                'for example {"shop": ["U…"]}'
+            )
+        for namespace, public_keys in trusted.items():
+            self._add(namespace, public_keys)
+        if own is not None:
+            self._everywhere[own] = _public_bytes(own, "of the signer")
+        if not self._everywhere and not any(self._keys.values()):
+            raise InvalidValueError("trusted names no key: every registration would be ignored")
+
+    def _add(self, namespace: object, public_keys: object) -> None:
+        if not isinstance(namespace, str) or not namespace:
+            raise InvalidValueError(f"trusted must map namespaces, which are texts, not {namespace!r:.80}")
+        if isinstance(public_keys, (str, bytes)) or not isinstance(public_keys, Iterable):
+            raise InvalidValueError(f"trusted[{namespace!r}] must be a list of public NKeys")
+        where = f"in trusted[{namespace!r}]"
+        raw = {str(public_key): _public_bytes(public_key, where) for public_key in public_keys}
+        if namespace == _EVERYWHERE:
+            self._everywhere.update(raw)
+        else:
+            self._keys.setdefault(keys.to_token(namespace), {}).update(raw)
+
+    def allows(self, key: str, public_key: str) -> bool:
+        """Return whether `public_key` may sign what lies under the dotted `key`."""
+        return self._find(key, public_key) is not None
+
+    def names(self, key: str) -> bool:
+        """Return whether any key is named for the namespace of the dotted `key`, or for all."""
+        return bool(self._everywhere) or bool(self._keys.get(_token(key)))
+
+    def verify(self, bucket: str, key: str, value: bytes, header: str | None) -> Signature:
+        """Return the signature of a value, as it stands in `header`.
+
+        Raises UntrustedError when there is none, when its key is not trusted for the namespace of `key`, or
+        when it does not match. Its times are not looked at.
+        """
+        if header is None:
+            raise UntrustedError("it has no signature")
+        found = Signature.parse(header)
+        raw = self._find(key, found.public_key)
+        if raw is None:
+            raise UntrustedError(
+                f"it is signed with {found.public_key}, which is not trusted for its namespace"
+            )
+        data = canonical(
+            bucket,
+            key,
+            value,
+            owner=found.owner,
+            time=found.time,
+            until=found.until,
+            public_key=found.public_key,
+        )
+        digest = hashlib.blake2b(data + found.signature, digest_size=32).digest()
+        if digest not in self._verified:
+            if not _matches(self._nacl, raw, data, found.signature):
+                raise UntrustedError("its signature does not match its bucket, key, value and owner")
+            if len(self._verified) >= _MOST_VERIFIED:
+                self._verified.clear()
+            self._verified[digest] = None
+        return found
+
+    def _find(self, key: str, public_key: str) -> bytes | None:
+        raw = self._everywhere.get(public_key)
+        if raw is not None:
+            return raw
+        named = self._keys.get(_token(key))
+        return None if named is None else named.get(public_key)
+
+    def __repr__(self) -> str:
+        namespaces = len(self._keys) + bool(self._everywhere)
+        return f"<Trust in {namespaces} namespaces>"
+
+
+def _token(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _from_seed(secret: str | bytes | os.PathLike[str]) -> tuple[Sign, str]:
+    nkeys = _nkeys()
+    given = secret.encode() if isinstance(secret, str) else secret
+    if isinstance(given, bytes) and _SEED.match(given.strip()):
+        seed, source = given.strip(), "the signer's seed"
+    elif isinstance(given, bytes) and (not isinstance(secret, str) or b"\n" in given.strip()):
+        seed, source = _seed_in(given, "the signer"), "the signer's seed"
+    else:
+        assert not isinstance(secret, bytes)
+        seed, source = _read_seed(secret), f"the seed in {secret!s:.200}"
+    if not seed.startswith(_USER_SEED):
+        raise InvalidValueError(f"{source} is not that of a user: make one with `nk -gen user`")
+    try:
+        raw = base64.b32decode(seed + b"=" * (-len(seed) % 8))
+        if nkeys.crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
+            raise ValueError
+        pair = nkeys.from_seed(seed)
+        public_key = pair.public_key.decode("ascii")
+    except Exception:
+        # The cause would show the seed.
+        raise InvalidValueError(f"{source} is damaged: its checksum does not match") from None
+    return lambda data: (public_key, pair.sign(data)), public_key
+
+
+def _read_seed(path: str | os.PathLike[str]) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        # A seed with a typing error is taken for a path, which must not be shown.
+        name = "" if _LIKE_A_SEED.search(str(path)) else f" {path!s:.200}"
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise InvalidValueError(
+            f"cannot read the signer's seed from the file{name}: {reason}; signer must be a seed (SU…) or "
+            "the path of a file with one"
+        ) from None
+    return _seed_in(content, f"the file {path!s:.200}")
+
+
+def _seed_in(content: bytes, source: str) -> bytes:
+    for line in content.split():
+        if _SEED.match(line):
+            return line
+    raise InvalidValueError(f"{source} holds no seed of a user NKey (SU and 56 more letters and digits)")
+
+
+def _public_bytes(public_key: object, where: str) -> bytes:
+    """Return the 32 bytes of a public user NKey; raises InvalidValueError, which shows no seed."""
+    if not isinstance(public_key, str) or not _PUBLIC_KEY.match(public_key):
+        is_secret = isinstance(public_key, (str, bytes)) and str(public_key).lstrip("b'\" ")[:1] in ("S", "P")
+        shown = "a secret" if is_secret else f"{public_key!r:.80}"
+        raise InvalidValueError(f"the key {where} must be a public user NKey (U and 55 more), not {shown}")
+    try:
+        raw = base64.b32decode(public_key)
+    except binascii.Error:
+        raw = b""
+    if not raw or _nkeys().crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
+        raise InvalidValueError(f"the key {where} is damaged: the checksum of {public_key} does not match")
+    return raw[1:-2]
+
+
+def _matches(nacl: Any, public_key: bytes, data: bytes, signature: bytes) -> bool:
+    try:
+        nacl.crypto_sign_open(signature + data, public_key)
+    except Exception:  # BadSignatureError, and ValueError for what is no point of the curve
+        return False
+    return True
+
+
+def _nkeys() -> ModuleType:
+    try:
+        import nkeys
+    except ImportError as error:
+        raise InvalidValueError(_MISSING) from error
+    module: ModuleType = nkeys
+    return module
+
+
+def _nacl() -> ModuleType:
+    try:
+        from nacl import bindings
+    except ImportError as error:
+        raise InvalidValueError(_MISSING) from error
+    module: ModuleType = bindings
+    return module
+
+
+_MISSING = "signer and trusted need nkeys, which is not installed: pip install 'natsdisc[nkeys]'"

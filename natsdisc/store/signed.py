@@ -1,0 +1,368 @@
+"""A store that signs what it writes and checks what it reads, on top of any other store.
+
+It checks with the keys in `trusted`. An owner without `trusted` believes its own key alone: it must never
+sign again what it has not verified.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ..clock import Clock, Timer
+from ..errors import ConflictError, DiscoveryError, InvalidValueError
+from ..model import RemovalReason
+from ..replay import History, check_end, is_older
+from ..signing import Signature, Signer, Trust, UntrustedError
+from . import UNTRUSTED, Entry, Found, Lease, Reader, Restored, SignedValue, Sink, Store, Valid
+
+__all__ = ["SignedStore"]
+
+# Seconds for which the signature of a leased registration is valid; it is made again after a third of that.
+# Longer lets a replayed value of a dead owner live longer, shorter needs clocks that are closer together.
+_VALIDITY = 3600.0
+_PARTS = 3
+# A lease that is renewed more rarely than that is signed for so many of its ttl.
+_TTLS = 3
+# Seconds between two looks for signatures that have ended.
+_LOOK_EVERY = 30.0
+
+# Told of each value that is not believed: bucket, key and the reason.
+Refused = Callable[[str, str, UntrustedError], None]
+
+
+class _Own(NamedTuple):
+    """The signature of a registration that was made here."""
+
+    owner: str
+    time: int
+    again: int  # when to sign again, in milliseconds since 1970; 0 is never
+
+
+class SignedStore:
+    """`store` with signatures: of `signer` on what is written, of the keys in `trust` on what is read.
+
+    `refused` is told of every value that is not believed. `wall` returns the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        signer: Signer | None,
+        trust: Trust | None,
+        refused: Refused,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._signer = signer
+        self._trust = trust
+        self._refused = refused
+        self._wall = wall
+        self._buckets: dict[str, SignedBucket] = {}
+
+    @property
+    def clock(self) -> Clock:
+        return self._store.clock
+
+    def bucket(self, name: str) -> SignedBucket:
+        """The bucket `name`, with signatures."""
+        if name not in self._buckets:
+            self._buckets[name] = SignedBucket(
+                self._store, name, self._signer, self._trust, self._refused, self._wall
+            )
+        return self._buckets[name]
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._store.on_reconnect(callback)
+
+    def attach(self) -> None:
+        self._store.attach()
+
+    async def detach(self) -> None:
+        self._buckets.clear()
+        await self._store.detach()
+
+    def __getattr__(self, name: str) -> Any:
+        # Stores can do more than the protocol says, and are asked for it by name.
+        return getattr(self._store, name)
+
+
+class SignedBucket:
+    """One bucket of a SignedStore."""
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        signer: Signer | None,
+        trust: Trust | None,
+        refused: Refused,
+        wall: Callable[[], float],
+    ) -> None:
+        self._bucket = store.bucket(name)
+        self._clock = store.clock
+        self._signer = signer
+        self._trust = trust
+        # The keys of values that may be adopted, and signed again.
+        self._adopting = trust if trust is not None else Trust({}, own=signer.public_key if signer else None)
+        self._refused = refused
+        self._wall = wall
+        self._own: dict[str, _Own] = {}
+
+    @property
+    def name(self) -> str:
+        return self._bucket.name
+
+    async def ready(self, timeout: float) -> None:
+        await self._bucket.ready(timeout)
+
+    async def create(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
+    ) -> int:
+        signed = self._sign(key, value, owner, ttl)
+
+        def is_somebodys(entry: Entry) -> bool:
+            found = self._verified(entry)
+            if found is None or (entry.value == value and found.owner != owner):
+                return False
+            return valid is None or valid(entry)
+
+        revision = await self._bucket.create(
+            key, value, ttl=ttl, owner=owner, valid=is_somebodys, signature=_text(signed)
+        )
+        self._note_own(key, signed)
+        return revision
+
+    async def restore(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
+    ) -> Restored:
+        own = self._own.get(key)
+        signed = self._sign(key, value, owner, ttl)
+
+        def is_somebodys(entry: Entry) -> bool:
+            found = self._verified(entry)
+            if found is None:
+                return False
+            if own is not None and is_older(
+                found, own.owner, own.time, own.time, or_as_old=entry.value != value
+            ):
+                return False
+            if entry.value == value and found.owner != owner:
+                return False
+            return valid is None or valid(entry)
+
+        restored = await self._bucket.restore(
+            key, value, ttl=ttl, owner=owner, valid=is_somebodys, signature=_text(signed)
+        )
+        lies_there = restored.found in (Found.SAME, Found.UPDATED)
+        self._note_own(key, self._verified(restored.entry) if lies_there else signed)
+        return restored
+
+    async def replace(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int,
+        leased: bool,
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+        signature: str | None = None,
+    ) -> int:
+        own = self._own.get(key)
+        if own is not None and own.owner == owner:
+            signed = self._sign(key, value, owner, lease_ttl if leased else None)
+        else:
+            own, signed = None, await self._signed_for_its_owner(key, value, revision)
+        revision = await self._bucket.replace(
+            key,
+            value,
+            revision=revision,
+            leased=leased,
+            lease_ttl=lease_ttl,
+            owner=owner,
+            signature=_text(signed),
+        )
+        if own is not None:
+            self._note_own(key, signed)
+        return revision
+
+    async def delete(self, key: str, *, revision: int | None) -> None:
+        await self._bucket.delete(key, revision=revision)
+        self._own.pop(key, None)
+
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
+        return await self._bucket.renew(leases)
+
+    async def sweep(self, prefix: str) -> int:
+        return await self._bucket.sweep(prefix)
+
+    async def get(self, key: str) -> Entry | None:
+        entry = await self._bucket.get(key)
+        if entry is None or self._verified(entry) is not None:
+            return entry
+        return replace(entry, trusted=False)
+
+    def is_due(self, key: str) -> bool:
+        own = self._own.get(key)
+        return own is not None and own.again != 0 and own.again <= self._wall() * 1000
+
+    def watch(self, prefix: str, sink: Sink) -> Reader:
+        if self._trust is None:
+            return self._bucket.watch(prefix, sink)
+        checked = _CheckedSink(sink, self.name, self._trust, self._refused, self._wall)
+        return _CheckedReader(self._bucket.watch(prefix, checked), checked, self._clock)
+
+    def watchall(self, sink: Sink) -> Reader:
+        return self.watch("", sink)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bucket, name)
+
+    def _sign(self, key: str, value: bytes, owner: str, ttl: float | None) -> Signature | None:
+        """Return the signature of a registration of our own; raises InvalidValueError for one in vain."""
+        self._check_signer(key)
+        if self._signer is None:
+            return None
+        own = self._own.get(key)
+        signed_at = self._signer.next_time(self._wall(), after=own.time if own is not None else 0)
+        until = 0 if ttl is None else signed_at + int(max(_VALIDITY, _TTLS * ttl) * 1000)
+        return self._signer.sign(self.name, key, value, owner=owner, time=signed_at, until=until)
+
+    async def _signed_for_its_owner(self, key: str, value: bytes, revision: int) -> Signature | None:
+        """Return the signature of an update of another process's registration.
+
+        It continues the owner's: the clock of an operator does not matter, and no validity is prolonged.
+        """
+        self._check_signer(key)
+        if self._signer is None:
+            return None
+        entry = await self._bucket.get(key)
+        found = self._verified(entry) if entry is not None else None
+        if entry is None or entry.revision != revision or found is None:
+            raise ConflictError(
+                f"cannot update {key} in bucket {self.name}: it was changed, or no trusted key signed it; "
+                "look at what is registered now, and name its key in `trusted`"
+            )
+        return self._signer.sign(
+            self.name, key, value, owner=found.owner, time=found.time + 1, until=found.until
+        )
+
+    def _check_signer(self, key: str) -> None:
+        if self._trust is None or not self._trust.names(key):
+            return
+        if self._signer is None:
+            raise InvalidValueError(
+                f"cannot write {key} in bucket {self.name}: `trusted` names keys for its namespace, and "
+                "without a `signer` every reader that trusts them ignores it"
+            )
+        if not self._trust.allows(key, self._signer.public_key):
+            raise InvalidValueError(
+                f"cannot write {key} in bucket {self.name}: {self._signer.public_key}, the key of `signer`, "
+                "is not one that `trusted` names for its namespace"
+            )
+
+    def _verified(self, entry: Entry) -> Signature | None:
+        """Return the signature of an entry that may be adopted; None for an entry that is nobody's."""
+        try:
+            found = self._adopting.verify(self.name, entry.key, entry.value, entry.signature)
+            check_end(found, self._wall())
+        except UntrustedError:
+            return None
+        return found
+
+    def _note_own(self, key: str, signature: Signature | None) -> None:
+        if signature is None:
+            return
+        valid = signature.until - signature.time
+        again = signature.time + valid // _PARTS if signature.until else 0
+        self._own[key] = _Own(signature.owner, signature.time, again)
+
+
+class _CheckedSink:
+    """Passes on what a reader reports, and remembers what it believed."""
+
+    def __init__(
+        self, sink: Sink, bucket: str, trust: Trust, refused: Refused, wall: Callable[[], float]
+    ) -> None:
+        self._bucket = bucket
+        self._trust = trust
+        self._refused = refused
+        self._wall = wall
+        self._history = History()
+        self._sink = sink
+        self.begin, self.keep = sink.begin, sink.keep
+        self.end, self.stale, self.fail = sink.end, sink.stale, sink.fail
+
+    def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        self._sink.put([(key, self._checked(key, value)) for key, value in entries])
+
+    def _checked(self, key: str, value: bytes) -> bytes:
+        """Return the plain value if it is believed, UNTRUSTED if not."""
+        signature = value.signature if isinstance(value, SignedValue) else None
+        try:
+            self._history.put(key, self._trust.verify(self._bucket, key, value, signature), self._wall())
+        except UntrustedError as error:
+            self._refused(self._bucket, key, error)
+            return UNTRUSTED
+        return bytes(value)
+
+    def delete(self, key: str, reason: RemovalReason) -> None:
+        self._history.delete(key)
+        self._sink.delete(key, reason)
+
+    def look(self) -> None:
+        """Take back the belief in values whose signature has ended."""
+        ended = self._history.ended(self._wall())
+        if ended:
+            self._sink.put([(key, UNTRUSTED) for key in ended])
+            for key in ended:
+                self._refused(
+                    self._bucket, key, UntrustedError("its signature ended: its owner did not sign again")
+                )
+
+
+class _CheckedReader:
+    """A reader whose sink is looked at now and then."""
+
+    def __init__(self, reader: Reader, sink: _CheckedSink, clock: Clock) -> None:
+        self._reader = reader
+        self._sink = sink
+        self._clock = clock
+        self._timer: Timer = self._next()
+
+    @property
+    def age(self) -> float:
+        return self._reader.age
+
+    async def aclose(self) -> None:
+        self._timer.cancel()
+        await self._reader.aclose()
+
+    def _next(self) -> Timer:
+        return self._clock.call_at(self._clock.time() + _LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._timer = self._next()
+        self._sink.look()
+
+
+def _text(signature: Signature | None) -> str | None:
+    return str(signature) if signature is not None else None

@@ -397,9 +397,7 @@ class Registrar:
 class _Holder:
     """What the sweeps of one bucket ask of a Registrar, and tell it."""
 
-    def __init__(
-        self, holds: Callable[[Bucket, str], bool], bucket: Bucket, stats: Counters
-    ) -> None:
+    def __init__(self, holds: Callable[[Bucket, str], bool], bucket: Bucket, stats: Counters) -> None:
         self._holds, self._bucket, self._stats = holds, bucket, stats
 
     def holds(self, key: str) -> bool:

@@ -158,6 +158,8 @@ class JetStreamBucket:
 
     async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
+        if ttl is None:
+            self._stream.warn_of_memory()
         expected = 0
         while True:
             try:

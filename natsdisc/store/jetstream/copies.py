@@ -114,7 +114,9 @@ async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> di
                     await reading.done.wait()
                 return reading.subjects
         except TimeoutError:
-            raise StoreUnavailableError(f"reading the copy of {stream.name} on {node} took too long") from None
+            raise StoreUnavailableError(
+                f"reading the copy of {stream.name} on {node} took too long"
+            ) from None
         finally:
             await unsubscribe()
             await _delete(api, stream, name)

@@ -49,7 +49,7 @@ _YOUNGEST = _OVERDUE + timedelta(seconds=1)
 _MOST_LEASES = 5_000
 _MOST_VALUES = 1_000
 # The lease that a value without one is given: longer than a living owner needs for its next renewal.
-_SHORTEST_LEASE, _PART_OF_TTL = 5.0, 0.5
+_SHORTEST_LEASE, _PART_OF_TTL = 4.0, 0.4
 _AT_ONCE = 50
 _LEASE_REMOVED_TTL = "1s"
 
@@ -105,9 +105,7 @@ class Ghosts:
             fence = {EXPECTED_SEQUENCE: str(lease.sequence), EXPECTED_SUBJECT: lease.subject}
             return await self._publish(value.subject, {**self._tombstone(key), **fence})
         # A newer message takes the place of the lease, and expires.
-        await self._publish(
-            lease.subject, {EXPECTED_SEQUENCE: str(lease.sequence), TTL: _LEASE_REMOVED_TTL}
-        )
+        await self._publish(lease.subject, {EXPECTED_SEQUENCE: str(lease.sequence), TTL: _LEASE_REMOVED_TTL})
         return False
 
     async def give_leases(self, values: Iterable[StoredMessage]) -> int:

@@ -57,6 +57,7 @@ class Stream:
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self._leader: str | None = None
+        self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
         self.is_hidden = False  # from a reader who may not see the configuration
 
@@ -260,6 +261,17 @@ class Stream:
             else:
                 self._tell_limits(new.config)
                 return
+
+    def warn_of_memory(self) -> None:
+        """Warn, once, that a registration without a lease does not survive the loss of a bucket in memory."""
+        if self.storage == "memory" and not self._has_warned_of_memory:
+            self._has_warned_of_memory = True
+            _log.warning(
+                "the bucket %s is kept in memory: registrations without a lease are gone when its servers "
+                'restart; use leases, or a bucket made with storage="file"',
+                self.bucket,
+                extra=log.fields("unleased_in_memory", bucket=self.bucket),
+            )
 
     def _tell_limits(self, config: dict[str, Any]) -> None:
         _log.info(

@@ -45,6 +45,8 @@ _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
 _FLEET = 20
 # Values without a lease are looked for with every sweep that has a reason, else with one in this many.
 _THOROUGH_EVERY = 5
+# A leader that had dead entries has only living ones after this.
+_LEADER_SETTLES_S = 15.0
 # A token that no key has in this place: keys have at least four.
 _MARK = "sweep"
 _MARK_TTL = "1h"
@@ -74,6 +76,7 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._is_confined = False
         self._count = 0
+        self._removed_at = float("-inf")
 
     def add(self, prefix: str, holder: Holder) -> Callable[[], None]:
         """Sweep below the tokens of `prefix` from now on; return a function that ends that."""
@@ -180,7 +183,9 @@ class Sweeper:
             )
         given = 0
         if is_thorough:
-            orphans = [value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)]
+            orphans = [
+                value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)
+            ]
             given = await self._ghosts.give_leases(orphans)
         if given:
             _log.warning(
@@ -189,12 +194,18 @@ class Sweeper:
                 self._name(prefix),
                 extra=log.fields("leases_given", bucket=self._stream.bucket, prefix=prefix, count=given),
             )
-        self._tell(lambda holder: holder.note_swept(removed + given))
+        if removed or given:
+            self._removed_at = time.monotonic()
+            self._tell(lambda holder: holder.note_swept(removed + given))
         if self._stream.is_replicated and not prefix:
             await self._compare_copies()
 
     async def _compare_copies(self) -> None:
+        # A leader that was wrong itself a moment ago has more than the others, for a while.
+        was_wrong = time.monotonic() - self._removed_at < _LEADER_SETTLES_S
         for difference in await differences(self._api, self._stream):
+            if was_wrong and not difference.extra:
+                continue
             self._tell(lambda holder: holder.note_wrong_copy())
             removed = await self._ghosts.remove_from_copies(difference.extra)
             _log.warning(

@@ -188,30 +188,29 @@ async def test_one_process_sweeps_for_all() -> None:
 
 @pytest.mark.parametrize("killed", ["follower", "leader", "all"])
 async def test_copies_that_differ_are_made_alike(killed: str) -> None:
-    async with Cluster() as cluster:
-        async with natsdisc.connect(cluster.urls, lease_ttl=6, **FILES) as stays:
-            mine = await stays.register(spec("stays", "elsewhere"))
-            await live_and_die(cluster.urls, "left")
-            events = stays.list_and_watch(endpoints())
-            assert (await anext(events)).instance == mine  # type: ignore[union-attr]
-            leader = await cluster.leader(STREAM)
-            others = [node for node in cluster.nodes if node is not leader]
-            victims = {"follower": others[:1], "leader": [leader], "all": cluster.nodes}[killed]
-            for node in victims:
-                node.kill()
-            for node in victims:
-                await asyncio.to_thread(node.start)
-            await cluster.ready()
-            client = await nats.connect(cluster.urls)
-            assert max((await copies(client)).values()) > 1, "no copy is wrong: the test proves nothing"
+    async with Cluster() as cluster, natsdisc.connect(cluster.urls, lease_ttl=6, **FILES) as stays:
+        mine = await stays.register(spec("stays", "elsewhere"))
+        await live_and_die(cluster.urls, "left")
+        events = stays.list_and_watch(endpoints())
+        assert (await anext(events)).instance == mine  # type: ignore[union-attr]
+        leader = await cluster.leader(STREAM)
+        others = [node for node in cluster.nodes if node is not leader]
+        victims = {"follower": others[:1], "leader": [leader], "all": cluster.nodes}[killed]
+        for node in victims:
+            node.kill()
+        for node in victims:
+            await asyncio.to_thread(node.start)
+        await cluster.ready()
+        client = await nats.connect(cluster.urls)
+        assert max((await copies(client)).values()) > 1, "no copy is wrong: the test proves nothing"
 
-            async def all_alike() -> bool:
-                found = await copies(client)
-                return len(found) == 3 and set(found.values()) == {1}
+        async def all_alike() -> bool:
+            found = await copies(client)
+            return len(found) == 3 and set(found.values()) == {1}
 
-            await eventually(all_alike, PATIENCE)
-            assert await stays.list(endpoints()) == [mine]
-            if killed != "all":
-                assert stays.stats().wrong_copies > 0
-            await events.aclose()
-            await client.close()
+        await eventually(all_alike, PATIENCE)
+        assert await stays.list(endpoints()) == [mine]
+        if killed != "all":
+            assert stays.stats().wrong_copies > 0
+        await events.aclose()
+        await client.close()

@@ -33,10 +33,9 @@ from .messages import (
     TTL,
     removal,
 )
-from .servertime import ServerTime
 from .stream import StoredMessage, Stream
 
-__all__ = ["Ghosts", "lease_time"]
+__all__ = ["MARK", "Ghosts", "is_mark", "lease_time"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -52,22 +51,23 @@ _MOST_VALUES = 1_000
 _SHORTEST_LEASE, _PART_OF_TTL = 4.0, 0.4
 _AT_ONCE = 50
 _LEASE_REMOVED_TTL = "1s"
+# The last token of the subject under which a sweep leaves its mark. A key has more tokens.
+MARK, _FEWEST_DOTS = "sweep", 3
 
 
 class Ghosts:
     """The search for dead entries in the bucket of `stream`."""
 
-    def __init__(self, api: JetStreamApi, stream: Stream, clock: ServerTime, tombstone_ttl: str) -> None:
+    def __init__(self, api: JetStreamApi, stream: Stream, tombstone_ttl: str) -> None:
         self._api = api
         self._stream = stream
-        self._clock = clock
         self._tombstone_ttl = tombstone_ttl
         self._resume_at: dict[str, int] = {}
 
     async def overdue(self, prefix: str) -> list[StoredMessage]:
         """Return the leases below the tokens of `prefix` that should have fired and will not."""
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
-        now = self._clock.now()
+        now = self._stream.clock.now()
         found: list[StoredMessage] = []
         sequence = self._resume_at.pop(prefix, 1)
         for _ in range(_MOST_LEASES):
@@ -118,7 +118,7 @@ class Ghosts:
         return await self._publish(
             self._stream.lease_prefix + key,
             {
-                SCHEDULE: f"@at {self._clock.after(lasts)}",
+                SCHEDULE: f"@at {self._stream.clock.after(lasts)}",
                 SCHEDULE_TARGET: value.subject,
                 SCHEDULE_TTL: self._tombstone_ttl,
                 OPERATION: "DEL",
@@ -155,6 +155,11 @@ class Ghosts:
         except (ConflictError, StoreUnavailableError):
             return False  # an owner was faster, or the next sweep will do it
         return True
+
+
+def is_mark(key: str) -> bool:
+    """Return whether `key`, of a subject in the lease space, is a sweep's mark and no lease."""
+    return key.rpartition(".")[2] == MARK and key.count(".") < _FEWEST_DOTS
 
 
 def lease_time(headers: dict[str, str]) -> datetime | None:

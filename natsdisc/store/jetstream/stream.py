@@ -48,7 +48,7 @@ class Stream:
         self.lease_prefix = f"$NATSDISC.LEASE.{self.bucket}."
         self._api = api
         self._options = options
-        self._clock = clock
+        self.clock = clock
         self._config: dict[str, Any] | None = None
         self._fault: str | None = None  # why the stream cannot hold a registry
         self._looking = asyncio.Lock()
@@ -285,8 +285,8 @@ class Stream:
         )
         if config["max_bytes"] > 0:
             _log.warning(
-                "the bucket %s holds at most %d bytes, because its account requires a limit; when it is full, "
-                "the server removes the oldest registrations",
+                "the bucket %s holds at most %d bytes, because its account requires a limit; when it is "
+                "full, the server removes the oldest registrations",
                 self.bucket,
                 config["max_bytes"],
                 extra=log.fields("bucket_limited", bucket=self.bucket, max_bytes=config["max_bytes"]),
@@ -323,7 +323,7 @@ class Stream:
             if before is not None:
                 self.on_new_leader()
         if "ts" in info:
-            self._clock.observe(info["ts"], sent, time.monotonic())
+            self.clock.observe(info["ts"], sent, time.monotonic())
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -26,9 +26,8 @@ from ...errors import ConflictError, DiscoveryError, PermissionDeniedError
 from .. import Holder
 from .api import JetStreamApi
 from .copies import differences
-from .ghosts import Ghosts
+from .ghosts import MARK, Ghosts
 from .messages import EXPECTED_SEQUENCE, TTL
-from .servertime import ServerTime
 from .stream import StoredMessage, Stream
 
 __all__ = ["Sweeper"]
@@ -47,8 +46,6 @@ _FLEET = 20
 _THOROUGH_EVERY = 5
 # A leader that had dead entries has only living ones after this.
 _LEADER_SETTLES_S = 15.0
-# A token that no key has in this place: keys have at least four.
-_MARK = "sweep"
 _MARK_TTL = "1h"
 
 
@@ -64,11 +61,10 @@ class _Round:
 class Sweeper:
     """The sweeps of one bucket by this process."""
 
-    def __init__(self, api: JetStreamApi, stream: Stream, clock: ServerTime, tombstone_ttl: str) -> None:
+    def __init__(self, api: JetStreamApi, stream: Stream, tombstone_ttl: str) -> None:
         self._api = api
         self._stream = stream
-        self._clock = clock
-        self._ghosts = Ghosts(api, stream, clock, tombstone_ttl)
+        self._ghosts = Ghosts(api, stream, tombstone_ttl)
         self._holders: dict[int, tuple[str, Holder]] = {}
         self._next_holder = 0
         self._rounds: list[_Round] = []
@@ -231,17 +227,17 @@ class Sweeper:
         """Return the prefixes that this process is the one to sweep now."""
         if not self._is_confined:
             try:
-                return [""] if await self._claim(_MARK, since) else []
+                return [""] if await self._claim(MARK, since) else []
             except PermissionDeniedError:
                 self._is_confined = True
         own = sorted({prefix for prefix, _ in self._holders.values()})
-        return [prefix for prefix in own if await self._claim(f"{prefix}.{_MARK}", since)]
+        return [prefix for prefix in own if await self._claim(f"{prefix}.{MARK}", since)]
 
     async def _claim(self, tokens: str, since: float) -> bool:
         """Leave a mark, unless another process left one after the moment `since`."""
         subject = self._stream.lease_prefix + tokens
         last = await self._stream.last_message(subject)
-        moment = self._clock.now() - timedelta(seconds=time.monotonic() - since)
+        moment = self._stream.clock.now() - timedelta(seconds=time.monotonic() - since)
         if last is not None and last.stored > moment:
             return False
         headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -184,6 +185,30 @@ class TestExistingBuckets:
         async with natsdisc.connect(nats_url, bucket_prefix=prefix) as discovery:
             with pytest.raises(UnsupportedServerError):
                 await discovery.register(SPEC)
+
+    async def test_a_full_one_takes_nothing_new_and_loses_nothing(
+        self, nats_url: str, client: nats.NATS, prefix: str
+    ) -> None:
+        await make(client, prefix, max_bytes=40_000)
+        async with natsdisc.connect(nats_url, bucket_prefix=prefix, lease_ttl=2) as discovery:
+            taken, refusals = 0, 0
+            for number in range(200):
+                spec = EndpointSpec("ns", "comp", f"ep{number}", transport=Transport.nats("addr"))
+                try:
+                    await asyncio.wait_for(discovery.register(spec), 0.5 if refusals else None)
+                    taken += 1
+                    if taken % 10 == 0:
+                        await asyncio.sleep(1.1)  # the room is known for a second
+                except (natsdisc.StoreUnavailableError, TimeoutError):
+                    refusals += 1
+                    if refusals == 2:
+                        break
+            assert refusals == 2
+            assert taken > 20
+            renewed = discovery.stats().renewals.count
+            await eventually(lambda: discovery.stats().renewals.count > renewed + 3 * taken, timeout=PATIENCE)
+            assert discovery.stats().fence_failures == 0
+            assert len(await discovery.list(endpoints())) == taken
 
     async def test_one_that_becomes_unsafe_keeps_its_registrations_alive(
         self, nats_url: str, client: nats.NATS, prefix: str

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
 _FAULT_SHARED = 1.0
+# How full a limited bucket may be, and for how long (seconds) that is known.
+_FULL, _ROOM_SHARED = 0.9, 1.0
 # As an offset it asks for the number of subjects alone.
 _BEYOND_THE_LAST = 2**31 - 1
 
@@ -56,6 +58,7 @@ class Stream:
         self._cluster: dict[str, Any] = {}
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
+        self._bytes = 0
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
@@ -262,6 +265,19 @@ class Stream:
                 self._tell_limits(new.config)
                 return
 
+    async def check_room(self, timeout: float) -> None:
+        """Raise StoreUnavailableError when the bucket has a limit and is nearly full."""
+        limit = int((self._config or {}).get("max_bytes") or -1)
+        if limit <= 0:
+            return
+        if time.monotonic() - self._looked > _ROOM_SHARED:
+            await self.look(timeout)
+        if self._bytes > _FULL * limit:
+            raise StoreUnavailableError(
+                f"the bucket {self.bucket} is nearly full ({self._bytes} of {limit} bytes) and takes nothing new: "
+                "the server would remove the oldest registrations; raise its max_bytes"
+            )
+
     def warn_of_memory(self) -> None:
         """Warn, once, that a registration without a lease does not survive the loss of a bucket in memory."""
         if self.storage == "memory" and not self._has_warned_of_memory:
@@ -317,6 +333,7 @@ class Stream:
         self._fault = not_a_bucket(config, values) or data_loss(config, values)
         self._cluster, self._looked = info.get("cluster") or {}, sent
         self._content = info["state"]["last_seq"], info["state"]["messages"]
+        self._bytes = int(info["state"].get("bytes", 0))
         leader = self._cluster.get("leader")
         if leader and leader != self._leader:
             before, self._leader = self._leader, leader

@@ -153,7 +153,7 @@ class JetStreamBucket:
 
     async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
-        await self._stream.check_room(timeout)
+        await self._stream.check_room(len(value), timeout)
         if ttl is None:
             self._stream.warn_of_memory()
         expected = 0

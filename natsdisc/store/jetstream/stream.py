@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _FAULT_SHARED = 1.0
 # How full a limited bucket may be, and for how long (seconds) that is known.
 _FULL, _ROOM_SHARED = 0.9, 1.0
+# What a registration takes besides its value: subjects, headers and its lease.
+_OVERHEAD_BYTES = 700
 # As an offset it asks for the number of subjects alone.
 _BEYOND_THE_LAST = 2**31 - 1
 
@@ -265,17 +267,18 @@ class Stream:
                 self._tell_limits(new.config)
                 return
 
-    async def check_room(self, timeout: float) -> None:
-        """Raise StoreUnavailableError when the bucket has a limit and is nearly full."""
+    async def check_room(self, size: int, timeout: float) -> None:
+        """Raise StoreUnavailableError when a value of `size` bytes would fill a bucket that has a limit."""
         limit = int((self._config or {}).get("max_bytes") or -1)
         if limit <= 0:
             return
         if time.monotonic() - self._looked > _ROOM_SHARED:
             await self.look(timeout)
+        self._bytes += size + _OVERHEAD_BYTES
         if self._bytes > _FULL * limit:
             raise StoreUnavailableError(
-                f"the bucket {self.bucket} is nearly full ({self._bytes} of {limit} bytes) and takes nothing new: "
-                "the server would remove the oldest registrations; raise its max_bytes"
+                f"the bucket {self.bucket} is nearly full ({self._bytes} of {limit} bytes) and takes nothing "
+                "new: the server would remove the oldest registrations; raise its max_bytes"
             )
 
     def warn_of_memory(self) -> None:

@@ -25,7 +25,7 @@ from nats.errors import Error as NatsError
 
 from ... import log
 from .direct import DirectClient
-from .transport import abort, end_gently, is_encrypted
+from .transport import abort, end_gently, is_encrypted, quieten
 
 __all__ = ["OwnClient", "is_known", "is_refusal"]
 
@@ -41,7 +41,7 @@ _SHORT_LIVED_S = 2.0
 # An error line that came this many seconds before the end of a connection is the reason for it.
 _LAST_WORD_S = 1.0
 # The last bytes and a TLS goodbye have this many seconds to reach the server.
-_GOODBYE_S = 0.5
+_GOODBYE_S = 0.25
 _REFUSALS = (
     "authorization violation",
     "authorization failed",
@@ -121,6 +121,7 @@ class OwnClient(DirectClient):
         self._connected_at = 0.0
         self._short_lives = 0
         self._refusal_told = False
+        self._repair: asyncio.Task[None] | None = None
         self._last_word: tuple[float, Exception] | None = None
 
     # -- what a server says --
@@ -140,6 +141,8 @@ class OwnClient(DirectClient):
         await self._error_cb(error)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.tls_wanted and info.get("tls_available"):
+            info["tls_required"] = True  # nats-py goes without where it may
         await super()._process_info(info, initial_connection)
         most = info.get("max_payload")
         # nats-py looks at the first INFO only, which a server sends before it knows the account.
@@ -207,6 +210,24 @@ class OwnClient(DirectClient):
         )
         await self._process_op_err(NatsError(f"nats: {what} ended unexpectedly"))
 
+    def check_tasks(self) -> None:
+        """Lose a connection one of whose tasks somebody else has cancelled."""
+        tasks = {
+            "reading": self._reading_task,
+            "writing": self._flusher_task,
+            "pinging": self._ping_interval_task,
+        }
+        for what, task in tasks.items():
+            if self.is_connected and self.settled and task is not None and task.done():
+                self.counts["tasks_ended"] += 1
+                _log.error(
+                    "%s NATS was cancelled by somebody else: making a new connection",
+                    what,
+                    extra=log.fields("connection_task_ended", task=what),
+                )
+                self._repair = asyncio.create_task(self._process_op_err(NatsError(f"nats: {what} ended")))
+                return
+
     # -- a connection is lost, and made again --
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -266,10 +287,10 @@ class OwnClient(DirectClient):
         base = float(self.options["reconnect_time_wait"])
         steps = min(max(server.reconnects - 1, self._short_lives, 0), _MOST_STEPS)
         pause = min(base * _PAUSE_GROWTH**steps, max(base, _LONGEST_PAUSE_S))
-        # A fleet should not come back in step.
-        pause *= random.uniform(0.6, 1.0)  # noqa: S311 (spreads load)
-        if server.last_attempt is not None:
-            await asyncio.sleep(max(0.0, server.last_attempt + pause - time.monotonic()))
+        # A fleet that lost its server should not come back in step.
+        pause *= random.uniform(0.4, 1.0)  # noqa: S311 (spreads load)
+        last = max(server.last_attempt or 0.0, self._lost_at or 0.0)
+        await asyncio.sleep(max(0.0, last + pause - time.monotonic()))
 
     async def _connect_to_server(self, s: Any) -> None:
         await self._discard()
@@ -300,6 +321,7 @@ class OwnClient(DirectClient):
             await self._discard()
             raise NatsError("nats: the server closed the connection before it took the credentials")
         self._connected_at = time.monotonic()
+        quieten(self._transport)
         if reconnecting:
             self._return()
 

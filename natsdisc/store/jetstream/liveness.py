@@ -185,6 +185,8 @@ class Liveness:
     async def _run(self) -> None:
         while not self._told_closed:
             self.look()
+            if self._own is not None:
+                self._own.check_tasks()
             await asyncio.sleep(_LOOK_OFTEN_S if self._waiters and not self.up else _LOOK_EVERY_S)
 
     def _check_ended(self, task: asyncio.Task[None]) -> None:

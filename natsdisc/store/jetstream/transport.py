@@ -8,7 +8,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-__all__ = ["abort", "end_gently", "is_encrypted"]
+__all__ = ["abort", "end_gently", "is_encrypted", "quieten"]
 
 # nats-py upgrades to TLS with a second writer; the first one stays the owner of the socket.
 _WRITERS = ("_io_writer", "_bare_io_writer")
@@ -35,6 +35,13 @@ def abort(transport: Any) -> None:
     if connection is not None and connection.transport is not None:
         with suppress(Exception):
             connection.transport.abort()
+
+
+def quieten(transport: Any) -> None:
+    """Tell asyncio that a stream is encrypted, or it warns of every end of a TLS connection of nats-py's."""
+    protocol = getattr(getattr(transport, "_io_writer", None), "_protocol", None)
+    if protocol is not None and hasattr(protocol, "_over_ssl"):
+        protocol._over_ssl = transport._io_writer.get_extra_info("sslcontext") is not None
 
 
 async def end_gently(transport: Any, unsent: list[bytes], timeout: float) -> None:

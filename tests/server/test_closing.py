@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -25,35 +26,35 @@ SPEC = EndpointSpec("ns", "comp", "ep", transport=Transport.nats("addr"))
 class Scene:
     """A server behind a proxy, with TLS or without, and what may be wrong with it."""
 
-    def __init__(self, server: NatsServer, proxy: Proxy, gate: Gate, url: str, options: dict[str, object]):
+    def __init__(self, server: NatsServer, proxy: Proxy, gate: Gate, url: str, options: dict[str, Any]):
         self.server, self.proxy, self.gate = server, proxy, gate
         self.url, self.options = url, options
 
-    async def healthy(self, client: object) -> None:
+    async def healthy(self, client: Any) -> None:
         pass
 
-    async def hung(self, client: object) -> None:
+    async def hung(self, client: Any) -> None:
         self.server.suspend()
 
-    async def half_open(self, client: object) -> None:
+    async def half_open(self, client: Any) -> None:
         self.proxy.half_open(new=False)
 
-    async def unsent_bytes(self, client: object) -> None:
+    async def unsent_bytes(self, client: Any) -> None:
         await leave_unsent(client, self.proxy)
 
-    async def no_server(self, client: object) -> None:
+    async def no_server(self, client: Any) -> None:
         self.server.kill()
-        await eventually(lambda: not client.is_connected)  # type: ignore[attr-defined]
+        await eventually(lambda: not client.is_connected)
 
-    async def wrong_credentials(self, client: object) -> None:
+    async def wrong_credentials(self, client: Any) -> None:
         await self.gate.shut(self.server)
-        await eventually(lambda: not client.is_connected)  # type: ignore[attr-defined]
+        await eventually(lambda: not client.is_connected)
 
-    async def hung_while_it_reconnects(self, client: object) -> None:
+    async def hung_while_it_reconnects(self, client: Any) -> None:
         self.server.suspend()
         self.proxy.cut()
         await self.proxy.heal()
-        await eventually(lambda: not client.is_connected)  # type: ignore[attr-defined]
+        await eventually(lambda: not client.is_connected)
 
 
 STATES = [name for name, member in vars(Scene).items() if asyncio.iscoroutinefunction(member)]
@@ -62,7 +63,7 @@ STATES = [name for name, member in vars(Scene).items() if asyncio.iscoroutinefun
 @asynccontextmanager
 async def scene(link: str) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as opened:
-        options: dict[str, object] = {}
+        options: dict[str, Any] = {}
         gate, scheme = Gate(), "nats"
         if link == "TLS":
             certificates = opened.enter_context(Certificates())
@@ -90,7 +91,7 @@ async def test_a_connection_is_closed_within_its_bound(link: str, state: str) ->
 async def test_what_follows_a_closed_discovery_runs(state: str) -> None:
     reached = False
     async with scene("TLS") as there:
-        async with natsdisc.connect(there.url, **there.options) as discovery:  # type: ignore[arg-type]
+        async with natsdisc.connect(there.url, **there.options) as discovery:
             await discovery.register(SPEC)
             await getattr(there, state)(_client(discovery))
         reached = True
@@ -132,7 +133,7 @@ def _tasks_of_nats() -> set[str]:
     }
 
 
-def _client(discovery: natsdisc.Discovery) -> object:
+def _client(discovery: natsdisc.Discovery) -> Any:
     store = discovery._store
     assert isinstance(store, natsdisc.JetStreamStore)
     return store._nc

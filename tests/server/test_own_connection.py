@@ -273,12 +273,11 @@ async def test_a_callback_that_raises_ends_nothing(caplog: pytest.LogCaptureFixt
         natsdisc.connect(proxy.url, **callbacks) as discovery,
     ):
         await discovery.register(SPEC)
+        client = client_of(discovery)
         for count in (1, 2):
             proxy.cut()
             await proxy.heal()
-            await eventually(
-                lambda wanted=count: client_of(discovery).stats["reconnects"] >= wanted, PATIENCE
-            )
+            await eventually(partial(has_reconnected, client, count), PATIENCE)
         await eventually(lambda: is_well(discovery), PATIENCE)
     assert "disconnected_cb raised" in caplog.text
 

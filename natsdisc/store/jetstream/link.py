@@ -109,6 +109,11 @@ class Link:
         """Call `callback` when nats-py has closed the connection; returns a function that ends this."""
         return self._live.on_close(callback)
 
+    @property
+    def listeners(self) -> int:
+        """How many callbacks are called when the connection changes."""
+        return self._live.listeners
+
     def note_error(self, error: Exception | None) -> None:
         """Remember what the server refused; a connection made by `connect` reports every error here."""
         if error is not None and error is not self._last_error:

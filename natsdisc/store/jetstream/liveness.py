@@ -75,6 +75,11 @@ class Liveness:
         """How often the connection was made again; what was sent in an earlier one gets no answer."""
         return int(self._nc.stats["reconnects"])
 
+    @property
+    def listeners(self) -> int:
+        """How many callbacks are called when the connection changes."""
+        return len(self._on_break) + len(self._on_reconnect) + len(self._on_close)
+
     def on_break(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is lost; returns a function that ends this."""
         return self._listen(self._on_break, callback)

@@ -35,6 +35,11 @@ async def test_the_environment_names_the_servers(nats_url: str, monkeypatch: pyt
     monkeypatch.setenv("NATS_URL", f"nats://127.0.0.1:1, {nats_url}")
     async with natsdisc.connect() as discovery:
         assert await works(discovery)
+    assert parse_servers("tls://here, there:1,[::1]") == [
+        "tls://here:4222",
+        "nats://there:1",
+        "nats://[::1]:4222",
+    ]
     monkeypatch.setenv("NATS_URL", "")
     assert parse_servers(None) == ["nats://127.0.0.1:4222"]
 

@@ -145,7 +145,7 @@ async def test_a_credentials_file_that_is_empty_for_a_moment(tmp_path: Path) -> 
         for content in ("", "-----BEGIN NATS USER JWT-----", "-----BEGIN NATS USER JWT-----\nnonsense\n"):
             issuer.file.write_text(content)
             failed = client.counts["failed_attempts"]
-            await client.force_reconnect()
+            await client._process_op_err(ConnectionError("a test"))
             await eventually(partial(has_failed, client, failed + 2), PATIENCE)
             issuer.issue(3600)
             await eventually(lambda: client.is_connected, PATIENCE)
@@ -323,7 +323,7 @@ async def test_reconnecting_that_breaks_goes_on(monkeypatch: pytest.MonkeyPatch)
             return connected()
 
         monkeypatch.setattr(client, "_connect_command", command)
-        await client.force_reconnect()
+        await client._process_op_err(ConnectionError("a test"))
         await eventually(lambda: client.is_connected and not left, PATIENCE)
         await eventually(lambda: is_well(discovery), PATIENCE)
 

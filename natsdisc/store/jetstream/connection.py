@@ -34,6 +34,7 @@ __all__ = ["Connection", "close_connection", "open_connection", "parse_servers",
 _log = logging.getLogger(__name__)
 
 _DEFAULT_URL = "nats://127.0.0.1:4222"
+_DEFAULT_PORT = 4222
 _DEFAULT_VARIABLE = "NATS_URL"
 # Two unanswered pings end a connection: a dead one is noticed within 12 s instead of 6 minutes.
 _OPTIONS: dict[str, Any] = {
@@ -83,9 +84,7 @@ def parse_servers(servers: str | Sequence[str] | None) -> list[str]:
     urls = [url.strip() for text in given for url in text.split(",") if url.strip()]
     if not urls:
         raise InvalidValueError("no server URL was given: give one, such as nats://127.0.0.1:4222")
-    for url in urls:
-        _check_url(url, _public(given))
-    return urls
+    return [_checked_url(url, _public(given)) for url in urls]
 
 
 async def open_connection(
@@ -248,20 +247,24 @@ def _tasks_of(client: Client) -> set[asyncio.Task[Any]]:
     return {task for task in tasks if task is not None and not task.done()}
 
 
-def _check_url(url: str, public: str) -> None:
+def _checked_url(url: str, public: str) -> str:
+    """Return `url` with the scheme and the port that nats-py, in a list, does not add."""
     scheme, separator, _ = url.partition("://")
     if separator and scheme not in _SCHEMES:
         raise InvalidValueError(f"a NATS URL begins with {', '.join(_SCHEMES)}, not {scheme!r}: {public}")
     good = False
     with suppress(ValueError):
-        parts = urlsplit(url if separator else f"nats://{url}")
-        _ = parts.port
+        url = url if separator else f"nats://{url}"
+        parts = urlsplit(url)
+        if parts.port is None and parts.scheme in ("nats", "tls"):
+            url = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{_DEFAULT_PORT}").geturl()
         good = bool(parts.hostname) and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
     if not good:
         raise InvalidValueError(
             f"not the URL of a NATS server: {public}; if the user name or password holds one of / ? # , "
             "give them as user= and password="
         )
+    return url
 
 
 def _is_telling(error: Exception) -> bool:

@@ -13,9 +13,10 @@ import pytest
 import natsdisc
 from natsdisc import InvalidValueError, PermissionDeniedError, StoreUnavailableError, endpoints
 from natsdisc.server import NatsServer
-from natsdisc.store.jetstream import client as own
 from natsdisc.store.jetstream import connection as connections
-from natsdisc.store.jetstream.connection import parse_servers
+from natsdisc.store.jetstream import known
+from natsdisc.store.jetstream.client import OwnClient
+from natsdisc.store.jetstream.urls import parse_servers
 from tests.faults.states import Gate
 from tests.rig import eventually
 
@@ -137,12 +138,12 @@ async def test_no_password_is_repeated(
 async def test_an_unknown_nats_py_is_used_as_it_is(
     nats_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(own, "_METHODS", ("no_such_method",))
+    monkeypatch.setattr(known, "_METHODS", ("no_such_method",))
     monkeypatch.setattr(connections, "_warned_of_version", False)
     for _ in range(2):
         async with natsdisc.connect(nats_url) as discovery:
             assert await works(discovery)
-            assert not isinstance(discovery._store._nc, own.OwnClient)  # type: ignore[attr-defined]
+            assert not isinstance(discovery._store._nc, OwnClient)  # type: ignore[attr-defined]
     assert caplog.text.count("this version of nats-py") == 1
     with pytest.raises(natsdisc.InsecureConnectionError, match="unknown"):
         await natsdisc.connect(nats_url.replace("nats://", "tls://"))

@@ -2,20 +2,17 @@
 
 nats-py closes a connection over almost every error line of a server, waits without bound for a socket to
 close, and ends its reconnecting over an exception it does not expect. This client changes exactly that. It
-knows the internals of nats-py 2.12 to 2.16; `is_known` says whether the installed version has them.
+uses the internals of nats-py 2.12 to 2.16; `known.is_known` says whether the installed version has them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
@@ -24,83 +21,18 @@ from nats.errors import AuthorizationError, NoServersError, SecureConnWantedErro
 from nats.errors import Error as NatsError
 
 from ... import log
+from .credentials import line_after
 from .direct import DirectClient
+from .outage import LONGEST_PAUSE_S, Outages
 from .transport import abort, end_gently, is_encrypted, quieten
 
-__all__ = ["OwnClient", "is_known", "is_refusal"]
+__all__ = ["OwnClient"]
 
 _log = logging.getLogger(__name__)
 
 _BUFFER_BYTES = 32768
-# A pause between two tries of one server grows from `reconnect_time_wait` to this many seconds.
-_LONGEST_PAUSE_S = 1.0
-_PAUSE_GROWTH = 1.3
-_MOST_STEPS = 10
-# A connection that lasted less than this many seconds counts as a failed try.
-_SHORT_LIVED_S = 2.0
-# An error line that came this many seconds before the end of a connection is the reason for it.
-_LAST_WORD_S = 1.0
 # The last bytes and a TLS goodbye have this many seconds to reach the server.
 _GOODBYE_S = 0.25
-_REFUSALS = (
-    "authorization violation",
-    "authorization failed",
-    "user authentication",
-    "account authentication",
-    "authentication timeout",
-    "permissions violation",
-)
-_METHODS = (
-    "_attempt_reconnect",
-    "_close",
-    "_connect_command",
-    "_flusher",
-    "_ping_interval",
-    "_process_connect_init",
-    "_process_err",
-    "_process_info",
-    "_process_op_err",
-    "_process_pong",
-    "_read_creds_user_jwt",
-    "_read_creds_user_nkey",
-    "_read_loop",
-    "_select_next_server",
-    "_send_ping",
-    "_setup_nkeys_seed_connect",
-)
-_ATTRIBUTES = (
-    "_current_server",
-    "_error_cb",
-    "_flush_queue",
-    "_flusher_task",
-    "_max_payload",
-    "_nkeys_seed",
-    "_pending",
-    "_pending_data_size",
-    "_ping_interval_task",
-    "_pings_outstanding",
-    "_pongs",
-    "_reading_task",
-    "_reconnection_task",
-    "_server_pool",
-    "_status",
-    "_transport",
-    "_user_credentials",
-)
-
-
-def is_known() -> bool:
-    """Return whether the installed nats-py has the internals that `OwnClient` changes."""
-    attributes = vars(Client())
-    return all(callable(getattr(Client, name, None)) for name in _METHODS) and all(
-        name in attributes for name in _ATTRIBUTES
-    )
-
-
-def is_refusal(error: BaseException | None) -> bool:
-    """Return whether a server refuses credentials or a permission with this error."""
-    text = str(error).lower()
-    return any(refusal in text for refusal in _REFUSALS)
 
 
 class OwnClient(DirectClient):
@@ -114,15 +46,15 @@ class OwnClient(DirectClient):
         # With TLS asked for, nothing is sent to a server before the connection is encrypted.
         self.tls_wanted = False
         self.changed: list[Callable[[], None]] = []
-        self.counts: Counter[str] = Counter()
+        self.outages = Outages()
         # Whether the server has told what holds for this user; it does behind its first PONG.
         self.settled = False
-        self._lost_at: float | None = None
-        self._connected_at = 0.0
-        self._short_lives = 0
-        self._refusal_told = False
         self._repair: asyncio.Task[None] | None = None
-        self._last_word: tuple[float, Exception] | None = None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was counted: breaks, reconnects, failed and refused attempts, errors, ended tasks."""
+        return self.outages.counts
 
     # -- what a server says --
 
@@ -136,8 +68,7 @@ class OwnClient(DirectClient):
         else:
             error = NatsError("nats: " + err_msg.strip("'"))
         self._err = error
-        self._last_word = (time.monotonic(), error)
-        self.counts["errors"] += 1
+        self.outages.note_word(error)
         await self._error_cb(error)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -234,12 +165,12 @@ class OwnClient(DirectClient):
         if self.is_closed or self.is_reconnecting:
             return
         if self.options["allow_reconnect"]:
-            self._lose(e)
+            self.outages.begin(e)
         await super()._process_op_err(e)
         self._tell()
 
     async def _attempt_reconnect(self) -> None:
-        self._lose(None)  # after `force_reconnect`
+        self.outages.begin(None)  # after `force_reconnect`
         await self._discard()
         self._tell()
         task = asyncio.current_task()
@@ -257,7 +188,7 @@ class OwnClient(DirectClient):
             if self.is_connected or self.is_closed or task is None or task.cancelling():
                 return
             self._status = Client.RECONNECTING
-            await asyncio.sleep(_LONGEST_PAUSE_S)
+            await asyncio.sleep(LONGEST_PAUSE_S)
 
     async def _select_next_server(self) -> None:
         """Connect to the next server that can be reached, for ever unless the user set a limit."""
@@ -271,7 +202,8 @@ class OwnClient(DirectClient):
             if 0 < most < server.reconnects:
                 continue
             self._server_pool.append(server)
-            await self._pause(server)
+            base = float(self.options["reconnect_time_wait"])
+            await self.outages.pause(base, server.reconnects, server.last_attempt)
             try:
                 await self._connect_to_server(server)
             except Exception as error:
@@ -282,15 +214,6 @@ class OwnClient(DirectClient):
             else:
                 self._current_server = server
                 return
-
-    async def _pause(self, server: Any) -> None:
-        base = float(self.options["reconnect_time_wait"])
-        steps = min(max(server.reconnects - 1, self._short_lives, 0), _MOST_STEPS)
-        pause = min(base * _PAUSE_GROWTH**steps, max(base, _LONGEST_PAUSE_S))
-        # A fleet that lost its server should not come back in step.
-        pause *= random.uniform(0.4, 1.0)  # noqa: S311 (spreads load)
-        last = max(server.last_attempt or 0.0, self._lost_at or 0.0)
-        await asyncio.sleep(max(0.0, last + pause - time.monotonic()))
 
     async def _connect_to_server(self, s: Any) -> None:
         await self._discard()
@@ -320,10 +243,8 @@ class OwnClient(DirectClient):
         if not self.is_connected:
             await self._discard()
             raise NatsError("nats: the server closed the connection before it took the credentials")
-        self._connected_at = time.monotonic()
+        self.outages.end()
         quieten(self._transport)
-        if reconnecting:
-            self._return()
 
     def _connect_command(self) -> bytes:
         if self.tls_wanted and not is_encrypted(self):
@@ -335,10 +256,10 @@ class OwnClient(DirectClient):
 
     def _read_creds_user_jwt(self, creds: Any) -> bytearray:
         # nats-py reads for ever in a file without this line, such as one that is just being written.
-        return _line_after(creds, b"BEGIN NATS USER JWT")
+        return line_after(creds, b"BEGIN NATS USER JWT")
 
     def _read_creds_user_nkey(self, creds: Any) -> bytearray:
-        return _line_after(creds, b"BEGIN USER NKEY SEED")
+        return line_after(creds, b"BEGIN USER NKEY SEED")
 
     # -- the end --
 
@@ -394,75 +315,3 @@ class OwnClient(DirectClient):
     def _tell(self) -> None:
         for callback in list(self.changed):
             callback()
-
-    def _lose(self, error: Exception | None) -> None:
-        if self._lost_at is not None:
-            return
-        now = time.monotonic()
-        self._lost_at, self._refusal_told = now, False
-        self._short_lives = self._short_lives + 1 if now - self._connected_at < _SHORT_LIVED_S else 0
-        self.counts["breaks"] += 1
-        reason: object = error or "asked to"
-        # A server says why it closes a connection, and then the connection ends without a reason.
-        if self._last_word is not None and now - self._last_word[0] < _LAST_WORD_S:
-            reason = self._last_word[1]
-        _log.warning(
-            "lost the connection to NATS: %s; reconnecting until it is back",
-            reason,
-            extra=log.fields("disconnected", error=reason),
-        )
-
-    def _return(self) -> None:
-        if self._lost_at is None:
-            return
-        seconds = time.monotonic() - self._lost_at
-        self._lost_at = None
-        self.counts["reconnects"] += 1
-        _log.info(
-            "connected to NATS again after %.1f s",
-            seconds,
-            extra=log.fields("reconnected", seconds=seconds),
-        )
-
-    def note_failure(self, error: Exception) -> None:
-        """Count a failed try; a refusal of the credentials is logged once in an outage."""
-        if self._lost_at is None:
-            return
-        self.counts["failed_attempts"] += 1
-        if is_refusal(error) or isinstance(error, SecureConnWantedError):
-            self.counts["refused_attempts"] += 1
-            if not self._refusal_told:
-                self._refusal_told = True
-                _log.warning(
-                    "the server does not take the connection back: %s; trying on",
-                    error,
-                    extra=log.fields("reconnect_refused", error=error),
-                )
-
-
-def guarded(
-    callback: Callable[..., Coroutine[Any, Any, None]] | None, name: str
-) -> Callable[..., Coroutine[Any, Any, None]] | None:
-    """Return a user's nats-py callback that raises nothing: nats-py would end its reconnecting over that."""
-    if callback is None or not inspect.iscoroutinefunction(callback):
-        return callback
-
-    async def call(*arguments: Any) -> None:
-        try:
-            await callback(*arguments)
-        except Exception:
-            _log.exception("%s raised", name, extra=log.fields("callback_failed", callback=name))
-
-    return call
-
-
-def _line_after(credentials: Any, mark: bytes) -> bytearray:
-    path = credentials if isinstance(credentials, (str, Path)) else None
-    text = Path(path).read_bytes() if path is not None else str(credentials).encode()
-    lines = iter(text.splitlines())
-    for line in lines:
-        if mark in line:
-            found = next(lines, b"").strip()
-            if found:
-                return bytearray(found)
-    raise NatsError(f"nats: the credentials {path or 'given'} have no line after {mark.decode()!r}")

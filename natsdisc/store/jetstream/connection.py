@@ -6,13 +6,10 @@ import asyncio
 import inspect
 import logging
 import math
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -25,17 +22,17 @@ from ...errors import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
-from .client import OwnClient, guarded, is_known, is_refusal
+from .client import OwnClient
 from .direct import DirectClient
+from .known import is_known
+from .outage import guarded, is_refusal
 from .transport import abort, is_encrypted
+from .urls import parse_servers, public_urls, scrubbed
 
-__all__ = ["Connection", "close_connection", "open_connection", "parse_servers", "require_tls"]
+__all__ = ["Connection", "close_connection", "open_connection", "require_tls"]
 
 _log = logging.getLogger(__name__)
 
-_DEFAULT_URL = "nats://127.0.0.1:4222"
-_DEFAULT_PORT = 4222
-_DEFAULT_VARIABLE = "NATS_URL"
 # Two unanswered pings end a connection: a dead one is noticed within 12 s instead of 6 minutes.
 _OPTIONS: dict[str, Any] = {
     "name": "natsdisc",
@@ -56,7 +53,6 @@ _RESETS_FORGIVEN = 4
 _FLUSH_TIMEOUT_S = 2
 # `close_connection` takes at most this many seconds, and half of it for what nats-py does by itself.
 _CLOSE_TIMEOUT_S = 2.0
-_SCHEMES = ("nats", "tls", "ws", "wss")
 _ENCRYPTED_SCHEMES = ("tls", "wss")
 _warned_of_version = False
 
@@ -67,24 +63,6 @@ class Connection:
     def __init__(self) -> None:
         self.client: Client = _new_client()
         self.on_error: Callable[[Exception], None] = lambda error: None
-
-
-def parse_servers(servers: str | Sequence[str] | None) -> list[str]:
-    """Return the URLs of `servers`: a list, one URL, several separated by commas, or the default.
-
-    Without any, those of the environment variable NATS_URL count, else nats://127.0.0.1:4222.
-    Raises InvalidValueError for what is no URL of a NATS server.
-
-    >>> parse_servers("nats://a:4222, nats://b:4222")
-    ['nats://a:4222', 'nats://b:4222']
-    """
-    if servers is None:
-        servers = os.environ.get(_DEFAULT_VARIABLE, "").strip() or _DEFAULT_URL
-    given = [servers] if isinstance(servers, str) else list(servers)
-    urls = [url.strip() for text in given for url in text.split(",") if url.strip()]
-    if not urls:
-        raise InvalidValueError("no server URL was given: give one, such as nats://127.0.0.1:4222")
-    return [_checked_url(url, _public(given)) for url in urls]
 
 
 async def open_connection(
@@ -99,7 +77,7 @@ async def open_connection(
     if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not wait >= 0:
         raise InvalidValueError(f"wait must be 0 s or more, or math.inf: {wait!r}")
     urls = parse_servers(servers)
-    where = _public(urls)
+    where = public_urls(urls)
     connection = Connection()
     client = connection.client
     _want_tls(client, urls, options, where)
@@ -117,7 +95,7 @@ async def open_connection(
             _log.warning(
                 "cannot connect to %s: %s; trying on for %g s",
                 where,
-                _scrubbed(str(error) or repr(error), urls, options),
+                scrubbed(str(error) or repr(error), urls, options),
                 wait,
                 extra=log.fields("waiting_for_server", servers=where, seconds=wait),
             )
@@ -134,7 +112,7 @@ async def open_connection(
         if not connected:
             note(error)
         elif isinstance(client, OwnClient) and not client.is_connected:
-            client.note_failure(error)
+            client.outages.note_failure(error)
         if users_callback is not None:
             await users_callback(error)
 
@@ -247,32 +225,12 @@ def _tasks_of(client: Client) -> set[asyncio.Task[Any]]:
     return {task for task in tasks if task is not None and not task.done()}
 
 
-def _checked_url(url: str, public: str) -> str:
-    """Return `url` with the scheme and the port that nats-py, in a list, does not add."""
-    scheme, separator, _ = url.partition("://")
-    if separator and scheme not in _SCHEMES:
-        raise InvalidValueError(f"a NATS URL begins with {', '.join(_SCHEMES)}, not {scheme!r}: {public}")
-    good = False
-    with suppress(ValueError):
-        url = url if separator else f"nats://{url}"
-        parts = urlsplit(url)
-        if parts.port is None and parts.scheme in ("nats", "tls"):
-            url = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{_DEFAULT_PORT}").geturl()
-        good = bool(parts.hostname) and "@" not in f"{parts.path}{parts.query}{parts.fragment}"
-    if not good:
-        raise InvalidValueError(
-            f"not the URL of a NATS server: {public}; if the user name or password holds one of / ? # , "
-            "give them as user= and password="
-        )
-    return url
-
-
 def _is_telling(error: Exception) -> bool:
     return is_refusal(error) or isinstance(error, SecureConnWantedError)
 
 
 def _translated(error: BaseException, where: str, urls: list[str], options: dict[str, Any]) -> Exception:
-    text = _scrubbed(str(error) or type(error).__name__, urls, options)
+    text = scrubbed(str(error) or type(error).__name__, urls, options)
     if isinstance(error, SecureConnWantedError):
         return InsecureConnectionError(
             f"cannot connect to {where}: TLS was asked for and the server offers none, so nothing was sent "
@@ -285,27 +243,3 @@ def _translated(error: BaseException, where: str, urls: list[str], options: dict
     if isinstance(error, (NatsError, OSError, TimeoutError)):
         return StoreUnavailableError(f"cannot connect to {where}: {text}")
     return InvalidValueError(f"cannot connect to {where} with these options: {text}")
-
-
-def _scrubbed(text: str, urls: list[str], options: dict[str, Any]) -> str:
-    """Return `text` without the passwords and tokens that a library below may have put into it."""
-    secrets = [options.get("password"), options.get("token")]
-    for url in urls:
-        credentials, at, _ = url.rpartition("://")[2].rpartition("@")
-        if at:
-            secrets += [credentials, credentials.partition(":")[2]]
-    for secret in secrets:
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
-    return text
-
-
-def _public(servers: str | Sequence[str]) -> str:
-    """Return the URLs without the credentials they may hold, whatever characters those have."""
-    text = servers if isinstance(servers, str) else ", ".join(servers)
-    urls = re.split(r",\s*(?=[a-z]+://)", text)
-    shown = []
-    for url in urls:
-        scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-        shown.append(f"{scheme}{separator}{rest.rpartition('@')[2]}")
-    return ", ".join(shown)

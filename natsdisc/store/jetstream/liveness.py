@@ -22,7 +22,8 @@ from ...errors import (
     StoreUnavailableError,
     WrongLoopError,
 )
-from .client import OwnClient, is_refusal
+from .client import OwnClient
+from .outage import is_refusal
 from .transport import abort
 
 __all__ = ["CredentialsRefusedError", "Liveness"]

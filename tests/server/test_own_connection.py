@@ -394,3 +394,52 @@ async def test_many_who_wait_for_the_connection_cost_nothing() -> None:
         assert time.process_time() - used < 0.3
         await proxy.heal()
         await asyncio.gather(*waiting)
+
+
+async def test_credentials_come_from_callbacks_each_time() -> None:
+    gate = Gate()
+    passwords = ["good", "wrong", "wrong", "good"]
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append(passwords[min(len(asked), len(passwords) - 1)])
+        if len(asked) == 3:
+            raise ValueError("no password at the moment")
+        return asked[-1]
+
+    async with NatsServer(config=gate.config) as server:
+        url = f"nats://127.0.0.1:{server.port}"
+        options: dict[str, Any] = {"user": "user", "password": password}
+        async with natsdisc.connect(url, **options) as discovery:
+            await discovery.register(SPEC)
+            client = client_of(discovery)
+            await client._process_op_err(ConnectionError("a test"))
+            await eventually(lambda: client.stats["reconnects"], PATIENCE)
+            await eventually(lambda: is_well(discovery), PATIENCE)
+            assert asked == passwords
+
+
+async def test_answers_are_delivered_although_somebody_cancelled_that() -> None:
+    async with NatsServer() as server, natsdisc.connect(server.url) as discovery:
+        link = link_of(discovery)
+        assert (await link.request("$JS.API.INFO", timeout=5)).data
+        link._mailbox._wait_for_msgs_task.cancel()
+        await asyncio.sleep(0)  # a turn in which it ends
+        await eventually(lambda: link._mailbox._wait_for_msgs_task.done())
+        assert (await link.request("$JS.API.INFO", timeout=5)).data
+        assert link.counts["tasks_restarted"] == 1
+
+
+async def test_servers_that_are_named_no_more_are_forgotten() -> None:
+    async with NatsServer() as server, natsdisc.connect(server.url) as discovery:
+        client = client_of(discovery)
+        await client._process_info({"connect_urls": ["127.0.0.1:1", "127.0.0.1:2"]})
+        await client._process_info({"connect_urls": ["127.0.0.1:2"]})
+        server.kill()
+
+        def ports() -> set[int]:
+            return {known.uri.port for known in client._server_pool}
+
+        await eventually(lambda: ports() == {server.port, 2}, PATIENCE)
+        await asyncio.to_thread(server.start)
+        await eventually(lambda: client.is_connected, PATIENCE)

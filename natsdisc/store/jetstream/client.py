@@ -31,6 +31,9 @@ __all__ = ["OwnClient"]
 _log = logging.getLogger(__name__)
 
 _BUFFER_BYTES = 32768
+_CREDENTIALS = ("user", "password", "token")
+# A server that another one named is forgotten after so many failed tries, unless it is still named.
+_TRIES_OF_FORGOTTEN = 3
 # The last bytes and a TLS goodbye have this many seconds to reach the server.
 _GOODBYE_S = 0.25
 
@@ -49,6 +52,7 @@ class OwnClient(DirectClient):
         self.outages = Outages()
         # Whether the server has told what holds for this user; it does behind its first PONG.
         self.settled = False
+        self._named: set[str] = set()
         self._repair: asyncio.Task[None] | None = None
 
     @property
@@ -79,6 +83,8 @@ class OwnClient(DirectClient):
         # nats-py looks at the first INFO only, which a server sends before it knows the account.
         if isinstance(most, int) and most > 0:
             self._max_payload = most
+        if info.get("connect_urls"):
+            self._named = set(info["connect_urls"])
         if self._current_server is not None:
             scheme = self._current_server.uri.scheme
             for server in self._server_pool:
@@ -201,6 +207,10 @@ class OwnClient(DirectClient):
             server = self._server_pool.pop(0)
             if 0 < most < server.reconnects:
                 continue
+            # Where nodes come and go, the addresses of all that ever were would take longer and longer.
+            forgotten = server.discovered and server.uri.netloc not in self._named
+            if forgotten and server.reconnects >= _TRIES_OF_FORGOTTEN and self._server_pool:
+                continue
             self._server_pool.append(server)
             base = float(self.options["reconnect_time_wait"])
             await self.outages.pause(base, server.reconnects, server.last_attempt)
@@ -251,7 +261,13 @@ class OwnClient(DirectClient):
             raise SecureConnWantedError
         if self._nkeys_seed is not None and self._user_credentials is None:
             self._setup_nkeys_seed_connect()  # the file may hold another key by now
-        command: bytes = super()._connect_command()
+        # nats-py calls these itself from 2.13 on, or later.
+        callbacks = {name: self.options[name] for name in _CREDENTIALS if callable(self.options[name])}
+        self.options.update({name: callback() for name, callback in callbacks.items()})
+        try:
+            command: bytes = super()._connect_command()
+        finally:
+            self.options.update(callbacks)
         return command
 
     def _read_creds_user_jwt(self, creds: Any) -> bytearray:

@@ -305,6 +305,14 @@ class Link:
 
     async def _open_inbox(self) -> str:
         self._live.watch()
+        # nats-py hands answers over in a task of its own, which somebody may have cancelled.
+        delivering = getattr(self._mailbox, "_wait_for_msgs_task", None)
+        if delivering is not None and delivering.done() and not self._nc.is_closed:
+            self._live.counts["tasks_restarted"] += 1
+            _log.error(
+                "answers were not delivered any more", extra=log.fields("task_restarted", task="answers")
+            )
+            self._mailbox_refused = True
         if self._mailbox_refused and self._mailbox is not None:
             mailbox, self._mailbox, self._inbox, self._mailbox_refused = self._mailbox, None, None, False
             await _unsubscribe(mailbox)

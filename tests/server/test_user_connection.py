@@ -111,14 +111,15 @@ async def test_a_request_on_the_new_connection_is_not_failed_with_those_on_the_o
         async with discovery:
             link = Link(client)
             link.on_break(lambda: None)
+            await asyncio.sleep(0.6)  # nats-py pauses before it connects again so soon
             proxy.stall()
             old = await link.send("$JS.API.INFO")
             proxy.cut()
             await proxy.heal()
-            proxy.delay(0.3)
             # The very turn in which the new connection is up, before anybody has looked.
             while not (client.stats["reconnects"] and link.up):  # noqa: ASYNC110
                 await asyncio.sleep(0)
+            proxy.delay(0.3)  # the answer comes after the next look
             new = await link.send("$JS.API.INFO")
             with pytest.raises(natsdisc.StoreUnavailableError):
                 await old.answer(5)

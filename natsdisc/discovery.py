@@ -511,8 +511,9 @@ class Connecting:
 
 
 def connect(
-    servers: str | Sequence[str] = "nats://127.0.0.1:4222",
+    servers: str | Sequence[str] | None = None,
     *,
+    wait: float = 0.0,
     lease_ttl: float | None = 10.0,
     instance_id: int | None = None,
     expiry_grace: float = 1.0,
@@ -523,18 +524,28 @@ def connect(
     on_lost: Callable[[Registration], object] | None = None,
     **nats_options: Any,
 ) -> Connecting:
-    """A Discovery on a NATS connection of its own; `nats_options` go to nats-py.
+    """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
+
+    `servers` is a URL, several separated by commas, or a list; without one NATS_URL counts, else
+    nats://127.0.0.1:4222. A tls:// URL or `tls` means TLS: nothing is sent to a server that offers none.
+    `wait` is how many seconds to try for a first server, math.inf for ever; with 0 each is tried once.
+    The connection reconnects for ever and reads credentials again each time; only `close` ends it.
 
     `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
     apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
-    Awaiting raises StoreUnavailableError, PermissionDeniedError, InvalidValueError, InvalidNameError.
+    Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
+    PermissionDeniedError, InvalidValueError, InvalidNameError.
+
+    >>> async with connect("nats://127.0.0.1:4222", wait=30) as discovery:  # doctest: +SKIP
+    ...     await discovery.list(endpoints("shop"))
     """
 
     async def open_discovery() -> Discovery:
         _check_options(instance_id, lease_ttl, expiry_grace)
         store = await JetStreamStore.connect(
-            servers if isinstance(servers, str) else list(servers),
+            servers,
             nats_options,
+            wait=wait,
             replicas=replicas,
             storage=storage,
             bucket_prefix=bucket_prefix,

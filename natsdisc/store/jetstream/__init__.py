@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from nats.aio.client import Client
 
 from ...clock import Clock, LoopClock
+from ...errors import ClosedError
 from .api import JetStreamApi
 from .bucket import JetStreamBucket
-from .connection import close_connection, open_connection
+from .connection import close_connection, open_connection, require_tls
 from .link import Link
 from .servertime import ServerTime
 from .stream_config import StreamOptions
 
-__all__ = ["JetStreamStore"]
+__all__ = ["JetStreamStore", "require_tls"]
 
 
 class JetStreamStore:
@@ -47,11 +49,16 @@ class JetStreamStore:
 
     @classmethod
     async def connect(
-        cls, servers: str | list[str], nats_options: dict[str, Any], **options: Any
+        cls,
+        servers: str | Sequence[str] | None,
+        nats_options: dict[str, Any],
+        *,
+        wait: float = 0.0,
+        **options: Any,
     ) -> JetStreamStore:
-        """A store on a connection of its own; raises what `open_connection` does."""
+        """Return a store on a connection of its own; raises what `open_connection` does."""
         StreamOptions(**options)  # bad options are told before anything is opened
-        connection = await open_connection(servers, nats_options)
+        connection = await open_connection(servers, nats_options, wait=wait)
         store = cls(connection.client, **options)
         connection.on_error = store._link.note_error
         store._owns_connection = True
@@ -73,6 +80,18 @@ class JetStreamStore:
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is back after a break; the answer takes it back."""
         return self._link.on_reconnect(callback)
+
+    def on_close(self, callback: Callable[[ClosedError], None]) -> Callable[[], None]:
+        """Call `callback` when nats-py has closed the connection for good; returns a function that ends this.
+
+        nats-py closes a connection with its own defaults after two minutes without a server.
+        """
+        return self._link.on_close(callback)
+
+    @property
+    def connection_counts(self) -> Counter[str]:
+        """What was counted about the connection, such as `breaks`, `reconnects` and `failed_attempts`."""
+        return self._link.counts
 
     def attach(self) -> None:
         """One more Discovery uses this store."""

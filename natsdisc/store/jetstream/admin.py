@@ -14,7 +14,7 @@ from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableErr
 from ..snapshot import read
 from . import JetStreamStore
 from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
-from .connection import Connection, open_connection
+from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
 from .ghosts import Ghosts, is_mark, lease_time
 from .link import REQUEST_TIMEOUT, Link
@@ -111,7 +111,7 @@ class Admin:
     ) -> None:
         await self._store.detach()
         await self._link.close()
-        await self._connection.client.close()
+        await close_connection(self._connection.client)
 
     @property
     def server(self) -> Server:

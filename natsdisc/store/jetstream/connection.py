@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from ...errors import InvalidValueError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient
+from .parser import install
 
 __all__ = ["Connection", "close_connection", "open_connection"]
 
@@ -41,7 +41,8 @@ class Connection:
     """A nats-py client that reports its errors to whoever listens, and to the user's `error_cb`."""
 
     def __init__(self) -> None:
-        self.client = DirectClient()
+        self.client = Client()
+        install(self.client, own=True)
         self.on_error: Callable[[Exception], None] = lambda error: None
 
 

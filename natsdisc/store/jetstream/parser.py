@@ -46,9 +46,9 @@ _CRLF = b"\r\n"
 _LONGEST_LINE = 1 << 20
 # Bytes of one message. A server refuses to start with a max_payload above 64 MiB less what it adds.
 _LARGEST_MESSAGE = 1 << 27
-# Bytes that the server takes in a subject and that nats-py cannot read there: blanks, and no UTF-8.
-_UNREADABLE = re.compile(rb"[\t\x0b\x0c\r\x80-\xff]")
-_BLANKS = str.maketrans({blank: f"\\x{ord(blank):02x}" for blank in "\t\x0b\x0c\r"})
+# Bytes that a server has in a subject and that nats-py cannot read there: blanks, and what is no UTF-8.
+_UNREADABLE = re.compile(rb"[\t\n\x0b\x0c\r\x80-\xff]")
+_BLANKS = str.maketrans({blank: f"\\x{ord(blank):02x}" for blank in " \t\n\x0b\x0c\r"})
 
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -159,11 +159,14 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
                 start = line_end + 2
                 # A subject that is no text is kept as one that no key has.
                 words = data[at:line_end].decode("utf-8", "backslashreplace").split(" ")
-                count = len(words)
-                if words[0] == "HMSG" and 5 <= count <= 6:
+                verb, count = words[0], len(words)
+                if count > 6 or (count > 5 and verb == "MSG") or (count > 4 and not words[2].isdigit()):
+                    words = _joined(words)
+                    count = len(words)
+                if verb == "HMSG" and 5 <= count <= 6:
                     reply = words[3] if count == 6 else ""
                     payload = start + int(words[-2])
-                elif words[0] == "MSG" and 4 <= count <= 5:
+                elif verb == "MSG" and 4 <= count <= 5:
                     reply = words[3] if count == 5 else ""
                     payload = start
                 elif others is not None:
@@ -182,9 +185,9 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
                 receive = readers.get(words[2])
                 if receive is None:
                     if int(words[2]) in known:
-                        if _UNREADABLE.search(data, at, line_end):
+                        if " " in words[1] or _UNREADABLE.search(data, at, line_end):
                             if others is None:
-                                return at, end, _readable(data[at:line_end]) + data[line_end:end]
+                                return at, end, _readable(words) + data[line_end:end]
                             break
                         if others is None:
                             others = at
@@ -252,9 +255,22 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
             raise ProtocolError  # nats-py would wait for more of a line that is complete
 
 
-def _readable(line: bytes) -> bytes:
-    """Return a control line with escapes for what nats-py cannot read in a subject."""
-    return line.decode("utf-8", "backslashreplace").translate(_BLANKS).encode()
+def _joined(words: list[str]) -> list[str]:
+    """Return the words of a message's line whose subject has blanks, with the subject as one word.
+
+    No client can publish under such a subject, but up to 2.15.1 the server glues `Nats-Rollup: sub` to the
+    target of a schedule whose header block ends without its blank line.
+    """
+    sizes = {"MSG": 1, "HMSG": 2}.get(words[0])
+    if sizes is None or len(words) < sizes + 4:
+        return words
+    tail = sizes + 2 if words[-sizes - 2].isdigit() else sizes + 1  # with or without a reply subject
+    return [words[0], " ".join(words[1:-tail]), *words[-tail:]]
+
+
+def _readable(words: list[str]) -> bytes:
+    """Return a message's line with escapes for what nats-py cannot read."""
+    return " ".join(word.translate(_BLANKS) for word in words).encode()
 
 
 def _is_known(client: Any, parser: Any) -> bool:

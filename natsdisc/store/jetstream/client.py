@@ -22,8 +22,8 @@ from nats.errors import Error as NatsError
 
 from ... import log
 from .credentials import line_after
-from .direct import DirectClient
 from .outage import LONGEST_PAUSE_S, Outages
+from .parser import install
 from .transport import abort, end_gently, is_encrypted, quieten
 
 __all__ = ["OwnClient"]
@@ -38,7 +38,7 @@ _TRIES_OF_FORGOTTEN = 3
 _GOODBYE_S = 0.25
 
 
-class OwnClient(DirectClient):
+class OwnClient(Client):  # type: ignore[misc]  # nats-py is not typed
     """A nats-py client that reconnects for ever, and whose end is bounded.
 
     `changed` is called, without arguments, whenever the connection is lost, is back, or is closed.
@@ -46,6 +46,7 @@ class OwnClient(DirectClient):
 
     def __init__(self) -> None:
         super().__init__()
+        install(self, own=True)
         # With TLS asked for, nothing is sent to a server before the connection is encrypted.
         self.tls_wanted = False
         self.changed: list[Callable[[], None]] = []

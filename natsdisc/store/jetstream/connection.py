@@ -23,9 +23,9 @@ from ...errors import (
     StoreUnavailableError,
 )
 from .client import OwnClient
-from .direct import DirectClient
 from .known import is_known
 from .outage import guarded, is_refusal
+from .parser import install
 from .transport import abort, is_encrypted
 from .urls import parse_servers, public_urls, scrubbed
 
@@ -203,7 +203,9 @@ def _new_client() -> Client:
             "server's error, and reconnects and closes as slowly as nats-py does",
             extra=log.fields("unknown_nats_py"),
         )
-    return DirectClient()
+    client = Client()
+    install(client, own=True)
+    return client
 
 
 def _want_tls(client: Client, urls: list[str], options: dict[str, Any], where: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import StoreUnavailableError
 from .api import JetStreamApi
-from .direct import Message
+from .parser import Message
 from .stream import Stream
 
 __all__ = ["Difference", "differences"]

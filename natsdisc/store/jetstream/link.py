@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -27,10 +28,10 @@ from ...errors import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
-from .direct import DirectClient, Message, Receive
-from .guard import guard
 from .limits import Limits, size_of
 from .liveness import Liveness
+from .messages import known_headers
+from .parser import Message, Receive, install
 from .pending import REQUEST_TIMEOUT, Pending
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
@@ -175,7 +176,8 @@ class Link:
         await self._wait_for_room(subject, size, deadline)
         # From here on nothing else runs until nats-py has the message.
         self._check_up(subject)
-        token = str(next(self._tokens))
+        # Somebody who can write to our inbox must not guess where the next answer is awaited.
+        token = secrets.token_hex(8)
         self.note_error(self._nc.last_error)
         pending = Pending(subject, size, self.breaks, self._error_count, self.check_refusal)
         pending.future.add_done_callback(lambda _: self._waiting.pop(token, None) and None)
@@ -202,7 +204,10 @@ class Link:
                 await self._nc.publish(subject, payload)
 
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
-        """Hand every message of `subject` to `receive`, some at once; what comes back ends that."""
+        """Hand every message of `subject` to `receive`, some at once; return a function that ends that.
+
+        Raises StoreUnavailableError, ClosedError.
+        """
         batch: list[Message] = []
 
         def hand_over() -> None:
@@ -211,34 +216,27 @@ class Link:
             receive(messages)
 
         async def receive_message(message: Msg) -> None:
-            # What nats-py has read at once comes without a turn of the loop between.
+            # The public way. Messages that nats-py has read at once come without a turn of the loop between.
             if not batch:
                 asyncio.get_running_loop().call_soon(hand_over)
-            batch.append((message.subject, message.reply, message.headers, message.data))
+            headers = known_headers(message.headers)
+            batch.append((message.subject, message.reply, headers, message.data))
 
         self._live.check()
-        direct = self._nc if isinstance(self._nc, DirectClient) else None
-        release = guard(self._nc) if direct is None else lambda: None
+        parser = install(self._nc)
         try:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
-        except BaseException as error:
-            release()
-            if isinstance(error, (NatsError, OSError)):
-                raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
-            raise
-
-        if direct is not None:
-            direct.read_directly(subscription._id, receive)
+        except (NatsError, OSError) as error:
+            raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
+        stop = parser.read(subscription, receive) if parser is not None else lambda: None
 
         async def unsubscribe() -> None:
-            if direct is not None:
-                direct.stop_reading(subscription._id)
             try:
                 await _unsubscribe(subscription)
             finally:
-                release()
+                stop()
 
         return unsubscribe
 
@@ -249,8 +247,8 @@ class Link:
         task.add_done_callback(self._note_published)
 
     def new_inbox(self) -> str:
-        """A subject nobody else listens to."""
-        return str(self._nc.new_inbox())
+        """Return a subject that only this Link listens to, and that nobody can guess from an earlier one."""
+        return f"{self._nc.new_inbox()}{secrets.token_hex(8)}"
 
     async def close(self) -> None:
         """Let go of the connection, which stays open."""

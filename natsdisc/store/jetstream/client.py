@@ -213,7 +213,7 @@ class OwnClient(DirectClient):
                 continue
             self._server_pool.append(server)
             base = float(self.options["reconnect_time_wait"])
-            await self.outages.pause(base, server.reconnects, server.last_attempt)
+            await self.outages.pause(base, server.last_attempt)
             try:
                 await self._connect_to_server(server)
             except Exception as error:

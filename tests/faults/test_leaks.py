@@ -112,5 +112,5 @@ async def test_watches_leave_no_consumer_and_no_task() -> None:
         assert not discovery._tasks
         assert not [feed for feed in discovery._feeds.values() if feed.is_open]
         assert link.listeners == listeners
-        assert not link._waiting
+        assert not link._mailbox._waiting
         assert len(link.connection._subs) <= 1, "subscriptions left: all but the one for answers"

@@ -423,9 +423,9 @@ async def test_answers_are_delivered_although_somebody_cancelled_that() -> None:
     async with NatsServer() as server, natsdisc.connect(server.url) as discovery:
         link = link_of(discovery)
         assert (await link.request("$JS.API.INFO", timeout=5)).data
-        link._mailbox._wait_for_msgs_task.cancel()
+        link._mailbox._subscription._wait_for_msgs_task.cancel()
         await asyncio.sleep(0)  # a turn in which it ends
-        await eventually(lambda: link._mailbox._wait_for_msgs_task.done())
+        await eventually(lambda: link._mailbox._subscription._wait_for_msgs_task.done())
         assert (await link.request("$JS.API.INFO", timeout=5)).data
         assert link.counts["tasks_restarted"] == 1
 
@@ -443,3 +443,23 @@ async def test_servers_that_are_named_no_more_are_forgotten() -> None:
         await eventually(lambda: ports() == {server.port, 2}, PATIENCE)
         await asyncio.to_thread(server.start)
         await eventually(lambda: client.is_connected, PATIENCE)
+
+
+@pytest.mark.parametrize("size", [900_000, 4_000_000])
+async def test_a_send_on_a_link_that_takes_no_bytes_ends_in_time(size: int) -> None:
+    """nats-py waits without bound once it holds 2 MiB that are not sent, and swallows a cancellation."""
+    async with (
+        NatsServer(config="max_payload: 8MB") as server,
+        Proxy(server.port) as proxy,
+        natsdisc.connect(proxy.url, ping_interval=60) as discovery,
+    ):
+        link = link_of(discovery)
+        proxy.stall()
+        with pytest.raises(StoreUnavailableError, match="takes no"):
+            for _ in range(50):
+                async with asyncio.timeout(PATIENCE):
+                    await link.send("nowhere", bytes(size), timeout=1)
+        proxy.cut()
+        await proxy.heal()
+        await discovery.register(SPEC)
+        await eventually(lambda: is_well(discovery), PATIENCE)

@@ -214,7 +214,7 @@ class OwnClient(Client):  # type: ignore[misc]  # nats-py is not typed
                 continue
             self._server_pool.append(server)
             base = float(self.options["reconnect_time_wait"])
-            await self.outages.pause(base, server.reconnects, server.last_attempt)
+            await self.outages.pause(base, server.last_attempt)
             try:
                 await self._connect_to_server(server)
             except Exception as error:

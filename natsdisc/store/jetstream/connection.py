@@ -166,9 +166,15 @@ async def close_connection(client: Client) -> None:
         # nats-py stumbles (before 2.14) or asserts when there is nothing to close yet.
         error = closing.exception()
         if error is not None:
-            _log.debug("closing a NATS connection: %r", error)
+            _log.debug(
+                "closing a NATS connection: %r", error, extra=log.fields("close_failed", error=repr(error))
+            )
     for task in stuck:
-        _log.error("a task of a closed NATS connection does not end: %r", task)
+        _log.error(
+            "a task of a closed NATS connection does not end: %r",
+            task,
+            extra=log.fields("close_failed", error=repr(task)),
+        )
 
 
 def require_tls(client: Client) -> None:

@@ -19,7 +19,9 @@ __all__ = ["LONGEST_PAUSE_S", "Outages", "guarded", "is_refusal"]
 
 _log = logging.getLogger(__name__)
 
-# A pause between two tries of one server grows from `reconnect_time_wait` to this many seconds.
+# After a refusal, or a connection that did not last, pauses grow from `reconnect_time_wait` to this many
+# seconds. A server that is away is tried at the same pace all the time: the leases that fell due meanwhile
+# end about a second after its start, so their holders have to be there before.
 LONGEST_PAUSE_S = 1.0
 _PAUSE_GROWTH = 1.3
 _MOST_STEPS = 10
@@ -51,7 +53,7 @@ class Outages:
         self._lost_at: float | None = None
         self._connected_at = 0.0
         self._short_lives = 0
-        self._refusal_told = False
+        self._refusals = 0  # in this outage
         self._last_word: tuple[float, Exception] | None = None
 
     def note_word(self, error: Exception) -> None:
@@ -64,7 +66,7 @@ class Outages:
         if self._lost_at is not None:
             return
         now = time.monotonic()
-        self._lost_at, self._refusal_told = now, False
+        self._lost_at, self._refusals = now, 0
         self._short_lives = self._short_lives + 1 if now - self._connected_at < _SHORT_LIVED_S else 0
         self.counts["breaks"] += 1
         reason: object = error or "asked to"
@@ -98,17 +100,17 @@ class Outages:
         self.counts["failed_attempts"] += 1
         if is_refusal(error) or isinstance(error, SecureConnWantedError):
             self.counts["refused_attempts"] += 1
-            if not self._refusal_told:
-                self._refusal_told = True
+            self._refusals += 1
+            if self._refusals == 1:
                 _log.warning(
                     "the server does not take the connection back: %s; trying on",
                     error,
                     extra=log.fields("reconnect_refused", error=error),
                 )
 
-    async def pause(self, base: float, tries: int, last_try: float | None) -> None:
-        """Wait until it is time for another try of a server that failed `tries` times."""
-        steps = min(max(tries - 1, self._short_lives, 0), _MOST_STEPS)
+    async def pause(self, base: float, last_try: float | None) -> None:
+        """Wait until it is time for another try of a server, about `base` seconds after its last one."""
+        steps = min(max(self._refusals - 1, self._short_lives, 0), _MOST_STEPS)
         pause = min(base * _PAUSE_GROWTH**steps, max(base, LONGEST_PAUSE_S))
         # A fleet that lost its server should not come back in step.
         pause *= random.uniform(0.4, 1.0)  # noqa: S311 (spreads load)

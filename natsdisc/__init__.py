@@ -16,6 +16,7 @@ from .errors import (
     PermissionDeniedError,
     StoreUnavailableError,
     UnsupportedServerError,
+    WrongLoopError,
 )
 from .lease import State
 from .model import (
@@ -92,6 +93,7 @@ __all__ = [
     "UnsupportedServerError",
     "View",
     "Watch",
+    "WrongLoopError",
     "connect",
     "endpoints",
     "models",

@@ -18,6 +18,7 @@ __all__ = [
     "PermissionDeniedError",
     "StoreUnavailableError",
     "UnsupportedServerError",
+    "WrongLoopError",
 ]
 
 
@@ -71,6 +72,10 @@ class StoreUnavailableError(DiscoveryError, ConnectionError):
 
 class ClosedError(DiscoveryError):
     """The Discovery, or the connection below it, has been closed."""
+
+
+class WrongLoopError(DiscoveryError, RuntimeError):
+    """A Discovery, or a watch or view of it, was used outside of the event loop that it belongs to."""
 
 
 class NoInstanceError(DiscoveryError, LookupError):

@@ -70,7 +70,8 @@ class _Stateless:
 class RoundRobin(_Stateless):
     """One after the other, beginning at a random place.
 
-    So many new clients do not all begin at the same instance. `source` decides where it begins. Each view that is given a RoundRobin takes turns of its own.
+    So many new clients do not all begin at the same instance; `source` decides where. Each view that is given
+    a RoundRobin takes turns of its own.
     """
 
     def __init__(self, source: random.Random | None = None) -> None:

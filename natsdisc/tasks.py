@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 # Seconds that a cancelled call waits for what it has begun: a server that is there answers within that.
 _CANCELLED_WAIT = 0.4
 # Seconds in which a cancelled task ends, unless something below swallows the cancellation.
-_CANCELLING = 0.25
+_CANCELLING = 0.1
 
 
 class Tasks:

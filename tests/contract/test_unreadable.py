@@ -118,21 +118,21 @@ async def test_an_expiry_is_believed_all_the_same(registry: Registry) -> None:
 
 async def test_a_new_snapshot_keeps_it_and_the_time_runs_on() -> None:
     """On a server: the reader takes a new snapshot, in which the key has a value that cannot be read."""
-    async with NatsServer() as server, asyncio.timeout(4 * PATIENCE):
-        async with (
-            natsdisc.connect(server.url, lease_ttl=None, expiry_grace=0, storage="file") as service,
-            natsdisc.connect(server.url, expiry_grace=0) as client,
-        ):
-            mine = await service.register(SPEC)
-            async with client.view(endpoints()) as view:
-                heard: list[natsdisc.Event] = []
-                view.subscribe(heard.append)
-                await write_over(service, mine, b"rubbish")
-                await eventually(lambda: client.stats().rubbish, PATIENCE)
-                since = asyncio.get_running_loop().time()
-                await asyncio.to_thread(server.restart)
-                await eventually(lambda: client.stats().rubbish > 1 and view.age < 2, PATIENCE)
-                assert view.instances == (mine,)
-                await eventually(lambda: heard, 2 * PATIENCE)
-                assert heard == [Removed(mine.id, RemovalReason.MISSING)]
-                assert asyncio.get_running_loop().time() - since > KEPT - 2
+    async with (
+        NatsServer() as server,
+        natsdisc.connect(server.url, lease_ttl=None, expiry_grace=0, storage="file") as service,
+        natsdisc.connect(server.url, expiry_grace=0) as client,
+    ):
+        mine = await service.register(SPEC)
+        async with client.view(endpoints()) as view:
+            heard: list[natsdisc.Event] = []
+            view.subscribe(heard.append)
+            await write_over(service, mine, b"rubbish")
+            await eventually(lambda: client.stats().rubbish, PATIENCE)
+            since = asyncio.get_running_loop().time()
+            await asyncio.to_thread(server.restart)
+            await eventually(lambda: client.stats().rubbish > 1 and view.age < 2, PATIENCE)
+            assert view.instances == (mine,)
+            await eventually(lambda: heard, 2 * PATIENCE)
+            assert heard == [Removed(mine.id, RemovalReason.MISSING)]
+            assert asyncio.get_running_loop().time() - since > KEPT - 2

@@ -135,7 +135,11 @@ class TestRules:
             ([put(1)], [rubbish(1)], []),
             ([put(1)], [rubbish(1), Wait(PATIENCE / 2)], []),
             ([put(1)], [rubbish(1), Wait(PATIENCE)], [removed(A, MISSING)]),
-            ([put(1), rubbish(1)], [Wait(PATIENCE / 2), rubbish(1), Wait(PATIENCE / 2)], [removed(A, MISSING)]),
+            (
+                [put(1), rubbish(1)],
+                [Wait(PATIENCE / 2), rubbish(1), Wait(PATIENCE / 2)],
+                [removed(A, MISSING)],
+            ),
             ([put(1), rubbish(1)], [Wait(PATIENCE / 2), put(1), Wait(PATIENCE)], []),
             ([put(1), rubbish(1)], [put(1, "b"), Wait(PATIENCE)], [added(B, A)]),
             ([put(1), rubbish(1)], [EXPIRE, Wait(GRACE)], [removed(A, EXPIRED)]),
@@ -145,7 +149,9 @@ class TestRules:
             ([put(1)], [rubbish(1, wire.dumps(endpoint(2))), Wait(PATIENCE)], [removed(A, MISSING)]),
         ],
     )
-    def test_2_what_cannot_be_read_proves_nothing_for_a_while(self, before: Log, now: Log, changes: list[Change]) -> None:
+    def test_2_what_cannot_be_read_proves_nothing_for_a_while(
+        self, before: Log, now: Log, changes: list[Change]
+    ) -> None:
         assert told(before).happen(*now) == changes
 
     def test_2_a_snapshot_with_an_unreadable_value_neither_removes_nor_prolongs(self) -> None:
@@ -311,7 +317,7 @@ class TestDue:
 
 
 def naive_picture(log: Log) -> dict[InstanceId, Instance]:
-    """What is there when everything has run out: what the last message of a key says, if it can be believed."""
+    """What is there when everything has run out: what a key's last message says, if it can be believed."""
     last = {what.key: what for what in log if not isinstance(what, Wait)}
     found = [what.instance for what in last.values() if isinstance(what, Put) and what.instance]
     return {instance.id: instance for instance in found}

@@ -65,7 +65,7 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 # A server that is away must not keep a process from ending. All steps of a close share these seconds: what
 # has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
 # is set aside.
-_CLOSE_TIMEOUT = 2.0
+_CLOSE_TIMEOUT = 1.8
 _ENDING_TASKS, _CLOSING_FEEDS, _DETACHING = 0.6, 0.3, 0.5
 # A server that answers ends this many registrations a second at least, whatever else it does.
 _UNREGISTERED_PER_SECOND = 500

@@ -393,10 +393,11 @@ class Discovery:
         }
         if not marking:
             return
-        done, _ = await asyncio.wait(marking, timeout=min(seconds, _MARKING_TIMEOUT))
+        patience = min(seconds, _MARKING_TIMEOUT + len(marking) / _UNREGISTERED_PER_SECOND)
+        done, _ = await asyncio.wait(marking, timeout=patience)
         marked = 0
         for task, id in marking.items():
-            error: BaseException | str | None = f"no answer within {min(seconds, _MARKING_TIMEOUT):g} s"
+            error: BaseException | str | None = f"no answer within {patience:g} s"
             if task in done:
                 error = ClosedError("cancelled") if task.cancelled() else task.exception()
             else:

@@ -123,10 +123,10 @@ class Discovery:
         self._feeds: dict[Query, Feed] = {}
         self._tasks = Tasks(self._stats)
         time = store.clock.time
-        self._unreadable = Notices(_log, "values that cannot be read", time)
-        self._forged = Notices(_log, "forged messages", time)
-        self._stale = Notices(_log, "queries that became stale", time, repeats=True)
-        self._failures = Notices(_log, "failures of callbacks", time, repeats=True)
+        self._unreadable = Notices("values that cannot be read", time)
+        self._forged = Notices("forged messages", time)
+        self._stale = Notices("queries that became stale", time, repeats=True)
+        self._failures = Notices("failures of callbacks", time, repeats=True)
         self._closed = False
         self._is_draining = False
         self._own_loop = OwnLoop(getattr(store, "loop", None))

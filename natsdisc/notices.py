@@ -13,6 +13,8 @@ from . import log
 
 __all__ = ["Notices"]
 
+_log = logging.getLogger(__name__)
+
 # A hostile writer must fill neither the log nor this memory.
 _LINES_PER_PERIOD = 100
 _PERIOD_SECONDS = 60.0
@@ -27,11 +29,8 @@ class Notices:
     left out.
     """
 
-    def __init__(
-        self, logger: logging.Logger, what: str, time: Callable[[], float], *, repeats: bool = False
-    ) -> None:
+    def __init__(self, what: str, time: Callable[[], float], *, repeats: bool = False) -> None:
         """`what` names the events in the sum, such as "values that cannot be read"; `time` is in seconds."""
-        self._logger = logger
         self._what = what
         self._time = time
         self._repeats = repeats
@@ -69,7 +68,7 @@ class Notices:
     def sum_up(self) -> None:
         """Write one line about what was left out since the last sum, if anything was."""
         if self._left_out:
-            self._logger.warning(
+            _log.warning(
                 "%d more %s were not logged one by one; the last of them was %s",
                 self._left_out,
                 self._what,

@@ -120,7 +120,7 @@ async def test_prometheus_scrapes_it_from_a_thread_of_its_own(world: World) -> N
     assert found["natsdisc_longest_renewal_seconds",] > 0
     assert "# TYPE natsdisc_resyncs_total counter" in text
     assert "# TYPE natsdisc_staleness_seconds gauge" in text
-    assert text.count("# HELP natsdisc_") == 15
+    assert text.count("# HELP natsdisc_") == 16
 
 
 async def test_opentelemetry_reads_the_same(world: World) -> None:
@@ -141,7 +141,7 @@ async def test_opentelemetry_reads_the_same(world: World) -> None:
     assert found["natsdisc.reregistrations",] == world.service.stats().reregistrations >= 1
     assert found["natsdisc.renewals",] > 0
     assert {metric.name: metric.unit for metric in metrics}["natsdisc.staleness"] == "s"
-    assert len(metrics) == 15
+    assert len(metrics) == 16
     assert found.keys() >= {("natsdisc.resyncs", str(doubt)) for doubt in Doubt}
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
 from natsdisc.notices import Notices
-
-LOGGER = logging.getLogger("natsdisc.test")
 
 
 class Time:
@@ -20,18 +16,18 @@ class Time:
 
 
 def test_one_line_a_key() -> None:
-    notices = Notices(LOGGER, "things", Time())
+    notices = Notices("things", Time())
     assert [notices.allow(key) for key in "aabab"] == [True, False, True, False, False]
 
 
 def test_with_repeats_a_key_may_have_any_number() -> None:
-    notices = Notices(LOGGER, "things", Time(), repeats=True)
+    notices = Notices("things", Time(), repeats=True)
     assert [notices.allow("a") for _ in range(101)] == [True] * 100 + [False]
 
 
 def test_a_hundred_lines_a_minute_and_the_sum(caplog: pytest.LogCaptureFixture) -> None:
     time = Time()
-    notices = Notices(LOGGER, "things", time)
+    notices = Notices("things", time)
     for minute in range(3):
         time.now = 61.0 * minute
         assert sum(notices.allow((minute, number)) for number in range(1_000)) == 100
@@ -45,7 +41,7 @@ def test_a_hundred_lines_a_minute_and_the_sum(caplog: pytest.LogCaptureFixture) 
 
 def test_memory_is_bounded() -> None:
     time = Time()
-    notices = Notices(LOGGER, "things", time)
+    notices = Notices("things", time)
     for number in range(20_000):
         time.now += 1.0
         notices.allow(number)

@@ -496,8 +496,8 @@ class Discovery:
 
     def _skip(self, kind: Kind, key: str, error: Exception) -> None:
         self._stats.rubbish += 1
-        if self._unreadable.allow((kind, key)):
-            bucket = entry.BUCKETS[kind]
+        bucket = entry.BUCKETS[kind]
+        if self._unreadable.allow(f"{key} in bucket {bucket}"):
             _log.warning(
                 "skipping %s in bucket %s: %s",
                 key,

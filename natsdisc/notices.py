@@ -25,8 +25,8 @@ class Notices:
     """A limit for one kind of log line. Every event is counted; not every event is a line.
 
     A key has one line until it is forgotten: the 1,000 last keys are remembered. With `repeats` a key may
-    have any number. In either case at most 100 lines a minute are written, and one line that sums up what was
-    left out.
+    have any number. In either case at most 100 lines a minute are written, and one line that sums up what had
+    none for that reason.
     """
 
     def __init__(self, what: str, time: Callable[[], float], *, repeats: bool = False) -> None:
@@ -51,8 +51,6 @@ class Notices:
             self._began, self._lines = now, 0
         if not self._repeats and key in self._keys:
             self._keys.move_to_end(key)
-            self._left_out += 1
-            self._last = key
             return False
         if self._lines >= _LINES_PER_PERIOD:
             self._left_out += 1

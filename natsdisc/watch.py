@@ -149,7 +149,7 @@ class Feed:
 
     def keep(self, key: str) -> None:
         self._stats.forged += 1
-        if self._forged_notices.allow((self._query.kind, key)):
+        if self._forged_notices.allow(f"{key} of the {self._query.kind}s"):
             _log.warning(
                 "a forged message under %s in %s is ignored",
                 key,

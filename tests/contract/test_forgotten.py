@@ -241,7 +241,7 @@ class TestLogFloods:
             write("ns.comp.ep.1")
             await clock.advance(0)
             [summed] = [r for r in caplog.records if r.__dict__["natsdisc_event"] == "notices_left_out"]
-            assert summed.__dict__["natsdisc_count"] == 4_900
+            assert summed.__dict__["natsdisc_count"] == 2_901
 
     async def test_of_queries_that_become_stale(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)

@@ -44,11 +44,11 @@ class TestAWatchThatNobodyHolds:
     async def test_is_not_collected_while_somebody_waits(self, registry: Registry) -> None:
         service, client = await registry.join(), await registry.join()
         waiting: Any = asyncio.ensure_future(anext(client.list_and_watch(endpoints())))
-        while not client.stats().queries or not client.stats().queries[endpoints()].synced:
-            await asyncio.sleep(0.001)
-            gc.collect()
-        mine = await service.register(spec())
         async with asyncio.timeout(PATIENCE):
+            while not client.stats().queries or not client.stats().queries[endpoints()].synced:
+                await asyncio.sleep(0.001)
+                gc.collect()
+            mine = await service.register(spec())
             assert await waiting == Added(mine)
         await eventually(lambda: not client.stats().queries)
 

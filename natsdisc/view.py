@@ -124,7 +124,7 @@ class View(Generic[_Instance]):
         return cast("_Instance | None", found)
 
     def pick(self, key: str | bytes | None = None) -> _Instance:
-        """One instance, by this view's balance, or always the same one for a `key`.
+        """Return one instance, by this view's balance, or always the same one for a `key`.
 
         Those that drain, or that were reported, are left out while there are others.
         Raises NoInstanceError, which says what the view shows.

@@ -258,6 +258,7 @@ class Watch:
         self._check_loop = check_loop
         self._inbox = _Inbox(stats)
         self._feed: Feed | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._finalizer: weakref.finalize[..., Watch] | None = None
 
     def _start(self) -> None:
@@ -266,6 +267,7 @@ class Watch:
             return
         feed = self._join()
         self._feed = feed
+        self._loop = asyncio.get_running_loop()
         self._inbox.start(feed)
         # A reader that is dropped without a word must not keep the server delivering.
         self._finalizer = weakref.finalize(self, self._release, feed, self._inbox)
@@ -276,7 +278,9 @@ class Watch:
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """The next event; raises StopAsyncIteration once closed, and what broke the watch for good."""
-        self._start()
+        # A check for each event must cost little.
+        if self._loop is None or asyncio._get_running_loop() is not self._loop:
+            self._start()
         # The coroutine refers to this watch, which would otherwise be collected, and closed, while somebody
         # waits.
         return self._inbox.next(self)

@@ -238,6 +238,19 @@ async def test_what_was_begun_is_taken_back_in_the_background() -> None:
         assert discovery.registrations == ()
 
 
+async def test_what_fails_in_the_background_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with NatsServer() as server, natsdisc.connect(server.url) as discovery:
+        mine = await discovery.register(spec())
+        server.suspend()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await discovery.unregister(mine)
+        await eventually(lambda: discovery.stats().task_failures, 30)
+        server.resume()
+    [told] = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == "task_failed"]
+    assert f"unregistering {mine.id}, which nobody waits for any more, failed" in told.getMessage()
+
+
 CERTIFICATES = Path(__file__).resolve().parents[2] / "docker" / "certs" / "make.sh"
 
 

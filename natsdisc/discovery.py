@@ -65,8 +65,8 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 # A server that is away must not keep a process from ending. All steps of a close share these seconds: what
 # has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
 # is set aside.
-_CLOSE_TIMEOUT = 1.8
-_ENDING_TASKS, _CLOSING_FEEDS, _DETACHING = 0.6, 0.3, 0.5
+_CLOSE_TIMEOUT = 1.65
+_ENDING_TASKS, _CLOSING_FEEDS, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
 # A server that answers ends this many registrations a second at least, whatever else it does.
 _UNREGISTERED_PER_SECOND = 500
 # Seconds in which the marks of a drain are written. A server that is there needs milliseconds.
@@ -256,7 +256,7 @@ class Discovery:
     async def list(self, query: Query) -> builtins.list[Instance]: ...
 
     async def list(self, query: Query) -> builtins.list[Any]:
-        """Return the instances of `query` as they are now, sorted by id; none when nothing was ever registered.
+        """Return the instances of `query` as they are now, sorted by id; none without a bucket.
 
         Cancelling the call ends it within half a second. Example: `await discovery.list(endpoints("shop"))`
 
@@ -431,12 +431,12 @@ class Discovery:
             closing = asyncio.gather(*(feed.aclose() for feed in feeds), return_exceptions=True)
             await bounded("closing the watches", _outcome(closing), _CLOSING_FEEDS + len(feeds) / 1000)
         # The registrar gives up by itself when nothing gets done any more.
-        patience = max(deadline - time() - _DETACHING, _DETACHING)
+        patience = max(deadline - time() - _DETACHING, _UNREGISTERING)
         count = len(self.registrations)
         await bounded(
             f"unregistering {count} instances",
             self._registrar.close(patience),
-            patience + count / _UNREGISTERED_PER_SECOND + _DETACHING / 5,
+            patience + count / _UNREGISTERED_PER_SECOND + 0.1,
         )
         await bounded("closing the connection", self._store.detach(), max(deadline - time(), _DETACHING))
         for notices in (self._unreadable, self._forged, self._stale, self._failures):

@@ -6,9 +6,11 @@ import asyncio
 import functools
 import gc
 import logging
+import secrets
 import weakref
 from typing import Any
 
+import nats
 import pytest
 
 import natsdisc
@@ -242,6 +244,32 @@ class TestLogFloods:
             await clock.advance(0)
             [summed] = [r for r in caplog.records if r.__dict__["natsdisc_event"] == "notices_left_out"]
             assert summed.__dict__["natsdisc_count"] == 2_901
+
+    @pytest.mark.parametrize("what", ["rubbish", "forged"])
+    async def test_of_what_others_write_on_a_server(
+        self, caplog: pytest.LogCaptureFixture, nats_url: str, what: str
+    ) -> None:
+        prefix = f"flood{secrets.token_hex(6)}"
+        plain = await nats.connect(nats_url)
+        async with natsdisc.connect(nats_url, bucket_prefix=prefix) as client:
+            await client.register(spec("first"))
+            async with client.view(endpoints("ns")) as view:
+                # A message that names a lease of another key is not to be believed.
+                lease = f"$NATSDISC.LEASE.{prefix}_v1_instances.ns.comp.other.1"
+                headers = (
+                    {"Nats-Scheduler": lease, "Nats-Schedule-Next": "purge"} if what == "forged" else None
+                )
+                for number in range(2_000):
+                    subject = f"$KV.{prefix}_v1_instances.ns.comp.ep.{number + 1:x}"
+                    await plain.publish(subject, b"rubbish", headers=headers)
+                await plain.flush()
+                await eventually(lambda: int(getattr(client.stats(), what)) >= 2_000, PATIENCE)
+                assert len(view) == 1
+        lines = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == what]
+        assert len(lines) == 100
+        assert [r for r in caplog.records if r.__dict__.get("natsdisc_event") == "notices_left_out"]
+        await plain.close()
+        await natsdisc.testing.delete_registry(nats_url, prefix)
 
     async def test_of_queries_that_become_stale(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)

@@ -1,6 +1,6 @@
 """Choosing one instance of many. Every picker works on any sequence of instances.
 
-What a picker works out for a tuple it remembers: give it the same tuple again (as a view does until something
+A picker remembers its work for a tuple: give it the same tuple again (as a view does until something
 changes) and a pick costs no more than the choice itself. Of a list, which may change, it remembers nothing.
 """
 
@@ -255,7 +255,7 @@ _names_of_card = attrgetter("namespace", "component", "endpoint", "instance_id",
 
 
 def _names(one: Instance | InstanceId) -> tuple[Any, ...]:
-    """What makes up an id: several times as fast to look up as the id, which Python code compares."""
+    """Return the parts of an id: several times as fast to look up as the id, which Python code compares."""
     names = _names_of_endpoint if isinstance(one, (EndpointInstance, EndpointInstanceId)) else _names_of_card
     found: tuple[Any, ...] = names(one)
     return found

@@ -140,7 +140,7 @@ class Discovery:
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
-        """What this process holds, each with its state."""
+        """The registrations of this process, each with its state."""
         return self._registrar.registrations
 
     def stats(self) -> Stats:
@@ -183,7 +183,7 @@ class Discovery:
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
         key, value = keys.key_of(instance.id), wire.dumps(instance)
-        # What the others will read: JSON has no tuples.
+        # The instance as others will read it: JSON has no tuples.
         instance = wire.loads(value)
         work = self._tasks.start(self._register(key, value, instance, ttl))
         try:
@@ -354,7 +354,7 @@ class Discovery:
 
         It takes two seconds at most beyond `drain` when the server is away or does not answer: leases then
         end what is left, and the log says so. A server that answers is given the time that many registrations
-        need. What goes wrong is logged, never raised. Nothing happens in a forked child: all of that is its
+        need. Errors on the way are logged, never raised. Nothing happens in a forked child, since all is its
         parent's.
         Raises WrongLoopError; InvalidValueError for a `drain` that is no number of seconds.
 
@@ -423,7 +423,7 @@ class Discovery:
         """
         time = asyncio.get_running_loop().time
         deadline = time() + _CLOSE_TIMEOUT
-        # What has begun is ended first, so that it is known what is there.
+        # Calls that have begun are ended first, so that it is known what is there.
         await self._tasks.end(_ENDING_TASKS)
         feeds = list(self._feeds.values())
         self._feeds.clear()
@@ -560,7 +560,7 @@ async def _outcome(work: asyncio.Future[Any]) -> None:
 
 
 class Connecting:
-    """What `connect` returns: await it, or enter it with `async with`."""
+    """The return value of `connect`: await it, or enter it with `async with`."""
 
     def __init__(self, open_discovery: Callable[[], Coroutine[Any, Any, Discovery]]) -> None:
         self._open = open_discovery

@@ -31,7 +31,7 @@ __all__ = ["UNREADABLE_KEPT", "Backlog", "Change", "Fold", "few"]
 # value was written over. The rest is for a renewal that has to be sent again, and for an election.
 UNREADABLE_KEPT = 15.0
 
-# Who is further behind than so many changes, or than a few, looks at the whole picture again.
+# A reader that is further behind than so many changes, or than a few, looks at the whole picture again.
 _REMEMBERED = 1_000
 
 
@@ -45,7 +45,7 @@ class Change(NamedTuple):
 
     @property
     def event(self) -> Event:
-        """What a user is told."""
+        """The event that a user is told."""
         if self.after is not None:
             return Added(self.after)
         assert self.before is not None
@@ -76,7 +76,7 @@ class Fold:
 
     @property
     def instances(self) -> Iterable[Instance]:
-        """What is believed to be there, in no order."""
+        """The instances that are believed to be there, in no order."""
         return self._live.values()
 
     def copy(self) -> Fold:
@@ -88,7 +88,7 @@ class Fold:
 
     @property
     def live(self) -> dict[str, Instance]:
-        """What is believed to be there, by its key; read only."""
+        """The instances that are believed to be there, by their keys; read only."""
         return self._live
 
     def since(self, version: int) -> list[Change] | None:
@@ -102,7 +102,7 @@ class Fold:
         return len(self._live)
 
     def find(self, key: str) -> Instance | None:
-        """What is believed to be under `key`."""
+        """Return the instance that is believed to be under `key`."""
         return self._live.get(key)
 
     @property
@@ -255,7 +255,7 @@ class Backlog:
 
 
 def few(count: int) -> int:
-    """So many of `count` are found one by one faster than by looking at all of them."""
+    """Return how many changes of `count` instances are cheaper to patch in than to look at all of them."""
     return 8 + count // 64
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a Discovery, for every kind of exporter: one table over `Discovery.stats()`."""
+"""The metrics of a Discovery, for every kind of exporter: one table over `Discovery.stats()`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Discovery counts, and what it sees."""
+"""The counters of a Discovery, and what it sees."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Renewals:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What was counted since a Discovery was made; `queries` and `registrations` are as they are now."""
+    """The counts since a Discovery was made; `queries` and `registrations` are as they are now."""
 
     events: int
     conflated: int
@@ -66,7 +66,7 @@ class Counters:
     reregistrations: int = 0
 
     def note_renewals(self, count: int, seconds: float) -> None:
-        """So many leases were renewed together."""
+        """Count leases that were renewed together."""
         if count:
             self.renewed += count
             self.renewal_seconds += count * seconds

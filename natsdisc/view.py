@@ -85,7 +85,7 @@ class View(Generic[_Instance]):
 
     @property
     def instances(self) -> tuple[_Instance, ...]:
-        """What is there, sorted by id."""
+        """The instances that are there, sorted by id."""
         self._order.follow(self._picture)
         shown: tuple[Any, ...] = self._order.instances
         return shown
@@ -180,7 +180,7 @@ class View(Generic[_Instance]):
     async def changed(self, since: int | None = None) -> int:
         """Wait for the next change, or for one after the version `since`; returns the `version` then.
 
-        Who gives back what it got last misses nothing that happened in between.
+        A caller that passes the version it got last misses nothing that happened in between.
         Raises ClosedError, WrongLoopError, and what broke the view for good.
         """
         self._check_loop()
@@ -304,7 +304,7 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
 
     def __iter__(self) -> Iterator[InstanceId]:
         self._forget_gone()
-        # Whoever awaits on the way may find that some are gone.
+        # A caller that awaits on the way may find that some are gone.
         return (instance.id for instance in self._view.instances if instance in self._view)
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ _TURN = 500
 
 
 class Follower(Protocol):
-    """Who hears of a feed's changes. Every method is quick and never raises."""
+    """A reader of a feed's changes. Every method is quick and never raises."""
 
     def changed(self, changes: Sequence[Change]) -> None: ...
 
@@ -86,7 +86,7 @@ class Feed:
 
     @property
     def picture(self) -> Fold:
-        """What is believed to be there; read only."""
+        """The instances that are believed to be there; read only."""
         return self._fold
 
     @property

@@ -1,4 +1,4 @@
-"""What a Discovery counts, and what it sees."""
+"""The counters of a Discovery, and what it sees."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Renewals:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What was counted since a Discovery was made; `queries` and `registrations` are as they are now."""
+    """The counts since a Discovery was made; `queries` and `registrations` are as they are now."""
 
     events: int
     conflated: int
     resyncs: Mapping[str, int]
     rubbish: int
     forged: int
+    task_failures: int
     heartbeats: int
     renewals: Renewals
     fence_failures: int
@@ -58,6 +59,7 @@ class Counters:
     resyncs: Counter[str] = field(default_factory=Counter)
     rubbish: int = 0
     forged: int = 0
+    task_failures: int = 0
     heartbeats: int = 0
     renewed: int = 0
     renewal_seconds: float = 0.0
@@ -68,7 +70,7 @@ class Counters:
     wrong_copies: int = 0
 
     def note_renewals(self, count: int, seconds: float) -> None:
-        """So many leases were renewed together."""
+        """Count leases that were renewed together."""
         if count:
             self.renewed += count
             self.renewal_seconds += count * seconds
@@ -82,6 +84,7 @@ class Counters:
             resyncs=MappingProxyType(dict(self.resyncs)),
             rubbish=self.rubbish,
             forged=self.forged,
+            task_failures=self.task_failures,
             heartbeats=self.heartbeats,
             renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),
             fence_failures=self.fence_failures,

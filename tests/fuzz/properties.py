@@ -13,7 +13,7 @@ from nats.errors import ProtocolError
 
 from natsdisc import entry, keys, wire
 from natsdisc.errors import DiscoveryError, InvalidValueError
-from natsdisc.fold import Change, Fold
+from natsdisc.fold import UNREADABLE_KEPT, Change, Fold
 from natsdisc.model import Added, EndpointInstance, Instance, Kind, RemovalReason, Transport
 from natsdisc.store import Doubt
 from natsdisc.store.jetstream.api import JetStreamApi
@@ -148,7 +148,7 @@ class Picture:
         self.changes += self.fold.delete(key, reason, self.now)
 
     def keep(self, key: str) -> None:
-        self.fold.keep(key)
+        self.fold.keep(key, self.now)
 
     def end(self) -> None:
         self.fold.end(self.now)
@@ -184,14 +184,16 @@ def a_picture_is_what_the_bucket_holds(sent: list[tuple[bytes, ...]], cuts: list
         meaning = removal(parse_headers(headers), "$NATSDISC.LEASE.v1_instances." + text)
         if meaning is None:
             model[text] = value
-        elif meaning is not FORGED:
+        elif meaning is FORGED:
+            model[text] = b""  # like a value that cannot be read
+        else:
             model.pop(text, None)
     pictures = [
         _picture_of(stream, each, min(counted, total)) for each in ([], cuts, [1] * min(len(stream), 300))
     ]
     assert pictures[0].changes == pictures[1].changes == pictures[2].changes
     for picture in pictures:
-        picture.changes += picture.fold.advance(GRACE)
+        picture.changes += picture.fold.advance(GRACE + UNREADABLE_KEPT)
         live = {
             key: instance for key, value in model.items() if (instance := _decoded(key, value)) is not None
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -67,6 +68,12 @@ class JetStreamStore:
     @property
     def clock(self) -> Clock:
         return self._clock
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the connection lives in; None while it was never made."""
+        reading: asyncio.Task[None] | None = getattr(self._nc, "_reading_task", None)
+        return reading.get_loop() if reading is not None else None
 
     def bucket(self, name: str) -> JetStreamBucket:
         """The bucket `name`, below the prefix."""

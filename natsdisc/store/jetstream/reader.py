@@ -42,6 +42,8 @@ _CREATE_TIMEOUT = 2.0
 # has changed since, all is read again, the more rarely the more there is (seconds, and seconds an entry).
 _CHECK_EVERY = 180.0
 _READ_AGAIN_AFTER = 0.5
+# Seconds in which a reader that is closed tells the server; then it goes without.
+_CLOSE_PATIENCE = 0.2, 0.02, 0.02, 0.02, 0.02
 _NS = 1_000_000_000
 
 _DOUBTS = {
@@ -82,8 +84,12 @@ class OrderedReader:
 
     async def aclose(self) -> None:
         self._forget_listener()
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        for patience in _CLOSE_PATIENCE:
+            # nats-py waits for flushes that a dead connection never makes, and each swallows a cancellation.
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=patience)
+            if self._task.done():
+                break
 
     async def _run(self) -> None:
         started = _now()

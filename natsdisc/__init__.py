@@ -7,6 +7,7 @@ from .errors import (
     ClosedError,
     ConflictError,
     DiscoveryError,
+    InsecureConnectionError,
     InvalidIdError,
     InvalidNameError,
     InvalidQueryError,
@@ -16,6 +17,7 @@ from .errors import (
     PermissionDeniedError,
     StoreUnavailableError,
     UnsupportedServerError,
+    WrongLoopError,
 )
 from .lease import State
 from .model import (
@@ -42,7 +44,7 @@ from .model import (
 )
 from .registrar import Registration
 from .stats import Stats
-from .store.jetstream import JetStreamStore
+from .store.jetstream import JetStreamStore, require_tls
 from .store.memory import MemoryStore
 from .view import Selection, View
 from .watch import Watch
@@ -62,6 +64,7 @@ __all__ = [
     "EndpointQuery",
     "EndpointSpec",
     "Event",
+    "InsecureConnectionError",
     "Instance",
     "InstanceId",
     "InvalidIdError",
@@ -92,7 +95,9 @@ __all__ = [
     "UnsupportedServerError",
     "View",
     "Watch",
+    "WrongLoopError",
     "connect",
     "endpoints",
     "models",
+    "require_tls",
 ]

@@ -1,4 +1,4 @@
-"""Who was reported to fail, and is left alone for a while."""
+"""Instances that were reported to fail, and are left alone for a while."""
 
 from __future__ import annotations
 

@@ -1,18 +1,19 @@
 """Choosing one instance of many. Every picker works on any sequence of instances.
 
-What a picker works out for a tuple it remembers: give it the same tuple again (as a view does until something
+A picker remembers its work for a tuple: give it the same tuple again (as a view does until something
 changes) and a pick costs no more than the choice itself. Of a list, which may change, it remembers nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from bisect import bisect
 from collections.abc import Sequence
 from hashlib import blake2b
 from operator import and_, attrgetter, mul
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from .errors import NoInstanceError
 from .model import EndpointInstance, EndpointInstanceId, Instance, InstanceId
@@ -25,6 +26,7 @@ __all__ = [
     "Rendezvous",
     "RoundRobin",
     "Weighted",
+    "for_view",
     "is_draining",
     "weight_of",
     "zone_of",
@@ -40,7 +42,12 @@ _Instance = TypeVar("_Instance", bound=Instance)
 
 
 class Balance(Protocol):
-    """Picks an instance. `started` and `finished` tell it of work in flight."""
+    """Picks an instance. `started` and `finished` tell it of work in flight.
+
+    One that also has a method `for_view()` is asked for a balance of each view's own. Use it when the state
+    of a balance makes sense for one set of instances only, as the turn of a round robin does. Without the
+    method all views that were given the same balance share it.
+    """
 
     def pick(self, instances: Sequence[_Instance]) -> _Instance:
         """One of `instances`; raises NoInstanceError when there are none."""
@@ -61,15 +68,26 @@ class _Stateless:
 
 
 class RoundRobin(_Stateless):
-    """One after the other."""
+    """One after the other, beginning at a random place.
 
-    def __init__(self) -> None:
-        self._turn = itertools.count()
+    So many new clients do not all begin at the same instance; `source` decides where. Each view that is given
+    a RoundRobin takes turns of its own.
+    """
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._source = source or random.Random()  # noqa: S311 (spreads load)
+        self._turn = itertools.count(self._source.getrandbits(32))
 
     def pick(self, instances: Sequence[_Instance]) -> _Instance:
         if not instances:
             raise _nobody()
         return instances[next(self._turn) % len(instances)]
+
+    def for_view(self) -> Self:
+        """Return a RoundRobin with turns of its own."""
+        another = copy.copy(self)
+        another._turn = itertools.count(self._source.getrandbits(32))
+        return another
 
 
 class Random(_Stateless):
@@ -135,6 +153,10 @@ class Weighted(_Stateless):
             return instances[int(self._random() * len(instances))]
         return instances[bisect(self._limits, self._random() * total)]
 
+    def for_view(self) -> Self:
+        """Return a Weighted that remembers the weights of one view's instances."""
+        return copy.copy(self)
+
 
 class Rendezvous:
     """The same instance for the same key, in every process (highest random weight).
@@ -182,11 +204,23 @@ class PreferZone:
         near: Sequence[_Instance] = self._near
         return self._inside.pick(near)
 
+    def for_view(self) -> Self:
+        """Return a PreferZone for one view; `inside` is asked for one of its own too."""
+        another = copy.copy(self)
+        another._inside = for_view(self._inside)
+        return another
+
     def started(self, id: InstanceId) -> None:
         self._inside.started(id)
 
     def finished(self, id: InstanceId) -> None:
         self._inside.finished(id)
+
+
+def for_view(balance: Balance) -> Balance:
+    """Return the balance that one view uses when it is given `balance`."""
+    own = getattr(balance, "for_view", None)
+    return own() if own is not None else balance
 
 
 def weight_of(instance: Instance) -> float:
@@ -221,7 +255,7 @@ _names_of_card = attrgetter("namespace", "component", "endpoint", "instance_id",
 
 
 def _names(one: Instance | InstanceId) -> tuple[Any, ...]:
-    """What makes up an id: several times as fast to look up as the id, which Python code compares."""
+    """Return the parts of an id: several times as fast to look up as the id, which Python code compares."""
     names = _names_of_endpoint if isinstance(one, (EndpointInstance, EndpointInstanceId)) else _names_of_card
     found: tuple[Any, ...] = names(one)
     return found

@@ -7,7 +7,6 @@ import builtins
 import dataclasses
 import logging
 import math
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -17,14 +16,16 @@ from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, log, wire
 from .balance import Balance
+from .callbacks import check_callback, plain
 from .errors import (
     AlreadyRegisteredError,
     ClosedError,
     ConflictError,
-    DiscoveryError,
     InvalidValueError,
 )
+from .fold import UNREADABLE_KEPT
 from .lease import State
+from .loop import OwnLoop
 from .model import (
     MAX_INSTANCE_ID,
     SORT_KEYS,
@@ -45,11 +46,13 @@ from .model import (
     check_instance_id,
     kind_of,
 )
+from .notices import Notices
 from .registrar import Registrar, Registration
 from .stats import Counters, Picture, Stats
 from .store import Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
 from .store.snapshot import read
+from .tasks import Tasks, bounded
 from .view import View
 from .watch import Feed, Follower, Watch
 
@@ -59,16 +62,24 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _InstanceT = TypeVar("_InstanceT", bound=Instance)
 
-# A server that is away must not keep a process from ending.
-_CLOSE_TIMEOUT = 2.0
+# A server that is away must not keep a process from ending. All steps of a close share these seconds: what
+# has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
+# is set aside.
+_CLOSE_TIMEOUT = 1.65
+_ENDING_TASKS, _CLOSING_FEEDS, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
+# A server that answers ends this many registrations a second at least, whatever else it does.
+_UNREGISTERED_PER_SECOND = 500
+# Seconds in which the marks of a drain are written. A server that is there needs milliseconds.
+_MARKING_TIMEOUT = 1.0
+# A reader keeps an instance whose value became unreadable for 15 s, or, where leases are long, until its
+# owner has renewed and found out; but not for ever.
+_RENEWALS_PER_TTL, _LATE_RENEWAL, _MOST_UNREADABLE_KEPT = 3.0, 10.0, 300.0
 # As long as the stores try to get an answer.
 _LIST_TIMEOUT = 6.0
 # Instances that are worked on before others may use the loop: some milliseconds.
 _TURN = 1_000
 # The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
 _MIN_LEASE_TTL = 1.0
-# Keys that were warned about; hostile data must not fill the log, nor this.
-_WARNINGS_KEPT = 10_000
 
 
 class _Unset:
@@ -83,7 +94,11 @@ class Discovery:
 
     Use it as `async with`, or call `close`. `lease_ttl` (seconds, or None for no lease) is how long an
     instance outlives its process; `expiry_grace` (seconds) is how long an expiry is kept back, in case the
-    owner is back at once; `on_lost` is called with a Registration whose id another owner took.
+    owner is back at once; `on_lost` is a plain function, called with a Registration whose id another owner
+    took.
+
+    It belongs to the event loop that it is made in, or first used in. Elsewhere its methods raise
+    WrongLoopError.
     """
 
     def __init__(
@@ -100,14 +115,21 @@ class Discovery:
         self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
+        if on_lost is not None:
+            check_callback("on_lost", on_lost)
+            on_lost = plain(on_lost)
         self._stats = Counters()
         self._registrar = Registrar(store, self._stats, on_lost)
         self._feeds: dict[Query, Feed] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._warned: set[tuple[Kind, str]] = set()
+        self._tasks = Tasks(self._stats)
+        time = store.clock.time
+        self._unreadable = Notices("values that cannot be read", time)
+        self._forged = Notices("forged messages", time)
+        self._stale = Notices("queries that became stale", time, repeats=True)
+        self._failures = Notices("failures of callbacks", time, repeats=True)
         self._closed = False
-        self._process = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_draining = False
+        self._own_loop = OwnLoop(getattr(store, "loop", None))
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
@@ -118,7 +140,7 @@ class Discovery:
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
-        """What this process holds, each with its state."""
+        """The registrations of this process, each with its state."""
         return self._registrar.registrations
 
     def stats(self) -> Stats:
@@ -144,11 +166,16 @@ class Discovery:
     async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
         """Put an instance into the registry until it is unregistered, or this process dies.
 
-        The same spec again returns the same instance. Cancelled, it takes back what it had begun.
+        The same spec again returns the same instance. If the call is cancelled, what it had begun is taken
+        back: the call ends within half a second, and what is not known by then is taken back in the
+        background, or by `close`.
         Raises AlreadyRegisteredError, InvalidNameError, InvalidValueError, PayloadTooLargeError,
-        UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, ClosedError.
+        UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError, and ClosedError,
+        also while a `close` drains.
         """
         self._check_open()
+        if self._is_draining:
+            raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
         if not isinstance(spec, (EndpointSpec, ModelSpec)):
             raise InvalidValueError(
                 f"register takes an EndpointSpec or a ModelSpec, not {type(spec).__name__}"
@@ -156,21 +183,23 @@ class Discovery:
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
         key, value = keys.key_of(instance.id), wire.dumps(instance)
-        # What the others will read: JSON has no tuples.
+        # The instance as others will read it: JSON has no tuples.
         instance = wire.loads(value)
-        work = self._start(self._register(key, value, instance, ttl))
+        work = self._tasks.start(self._register(key, value, instance, ttl))
         try:
             registration = await asyncio.shield(work)
         except asyncio.CancelledError:
-            self._check_cancelled_by_caller(work)
-            await self._take_back(work)
+            self._tasks.check_cancelled_by_caller(work)
+            await self._tasks.undo(f"taking back {instance.id}", work, self._registrar.release)
             raise
         return registration.instance
 
     async def unregister(self, instance: Instance | InstanceId) -> None:
         """Take an instance out of the registry; one that is not there is already unregistered.
 
-        Raises PermissionDeniedError, StoreUnavailableError, ClosedError.
+        If the call is cancelled, it ends within half a second, and the instance is still taken out in the
+        background.
+        Raises PermissionDeniedError, StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
         id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
@@ -178,9 +207,9 @@ class Discovery:
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
         key = keys.key_of(id)
         if self._registrar.find(id) is not None:
-            await self._finish(self._registrar.unregister(id))
+            await self._tasks.finish(f"unregistering {id}", self._registrar.unregister(id))
         else:
-            await self._finish(self._bucket(id).delete(key, revision=None))
+            await self._tasks.finish(f"unregistering {id}", self._bucket(id).delete(key, revision=None))
 
     async def update(
         self,
@@ -192,9 +221,10 @@ class Discovery:
     ) -> _InstanceT:
         """Change what is registered, if nobody else changed it first; watchers get an Added.
 
-        For an instance of another process, `instance` must be what is registered now.
+        For an instance of another process, `instance` must be what is registered now. If the call is
+        cancelled, it ends within half a second; the change may still be made in the background.
         Raises ConflictError, InvalidValueError, PayloadTooLargeError, PermissionDeniedError,
-        StoreUnavailableError, ClosedError.
+        StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
         if not isinstance(instance, (EndpointInstance, ModelInstance)):
@@ -209,9 +239,11 @@ class Discovery:
         value = wire.dumps(dataclasses.replace(current, **changes))
         changed = wire.loads(value)
         if registration is not None:
-            await self._finish(self._registrar.replace(registration, value, changed))
+            await self._tasks.finish(
+                f"updating {instance.id}", self._registrar.replace(registration, value, changed)
+            )
         else:
-            await self._finish(self._replace(instance, value))
+            await self._tasks.finish(f"updating {instance.id}", self._replace(instance, value))
         return cast(_InstanceT, changed)
 
     @overload
@@ -224,14 +256,23 @@ class Discovery:
     async def list(self, query: Query) -> builtins.list[Instance]: ...
 
     async def list(self, query: Query) -> builtins.list[Any]:
-        """The instances of `query` now, sorted by id; none when nothing was ever registered.
+        """Return the instances of `query` as they are now, sorted by id; none without a bucket.
 
-        Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, ClosedError.
+        Cancelling the call ends it within half a second. Example: `await discovery.list(endpoints("shop"))`
+
+        Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError,
+        ClosedError.
         """
         self._check_open()
         _check_query(query)
         bucket = self._store.bucket(entry.BUCKETS[query.kind])
-        values = await read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT)
+        reading = self._tasks.start(read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT))
+        try:
+            values = await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            self._tasks.check_cancelled_by_caller(reading)
+            await self._tasks.stop(reading)
+            raise
         decode = self._decoder(query.kind)
         instances: builtins.list[Instance] = []
         for number, (key, value) in enumerate(values.items(), 1):
@@ -246,7 +287,7 @@ class Discovery:
         return instances
 
     def list_and_watch(self, query: Query) -> Watch:
-        """The instances of `query` as Added, and then every change, until it is closed.
+        """Return a watch: the instances of `query` as Added, and then every change, until it is closed.
 
         Guarantees
         1. Every live instance comes first as Added; then the watch is synced.
@@ -260,10 +301,10 @@ class Discovery:
         Raises ClosedError; the watch raises UnsupportedServerError, PermissionDeniedError,
         StoreUnavailableError (no JetStream), ClosedError (the connection was closed).
         """
-        self._check_open()
+        self._check_open(needs_loop=False)
         _check_query(query)
         keys.prefix_of(query)
-        return Watch(lambda: self._join(query), self._release, self._stats)
+        return Watch(lambda: self._join(query), self._release, self._own_loop.check, self._stats)
 
     @overload
     def view(self, query: EndpointQuery, *, balance: Balance | None = ...) -> View[EndpointInstance]: ...
@@ -275,13 +316,23 @@ class Discovery:
     def view(self, query: Query, *, balance: Balance | None = ...) -> View[Instance]: ...
 
     def view(self, query: Query, *, balance: Balance | None = None) -> View[Any]:
-        """A picture of `query` that follows the registry, picking by `balance` (round robin by default).
+        """Return a picture of `query` that follows the registry, picking by `balance` (or round robin).
 
-        Raises ClosedError.
+        With a `balance` that has a `for_view` method, the view picks by one of its own, so that two views may
+        be given the same one. Raises ClosedError, WrongLoopError.
         """
         self._check_open()
         _check_query(query)
-        return View(query, self._join(query), self._release, balance, self._store.clock)
+        return View(
+            query,
+            self._join(query),
+            self._release,
+            self._own_loop.check,
+            balance,
+            self._store.clock,
+            self._failures,
+            self._stats,
+        )
 
     async def drain(self, instance: EndpointInstance) -> EndpointInstance:
         """Mark an endpoint, so that pickers leave it out while it still serves.
@@ -298,14 +349,25 @@ class Discovery:
     async def close(self, *, drain: float = 0.0) -> None:
         """End the watches, unregister everything this process registered, and let go of the connection.
 
-        With `drain`, mark our endpoints first, and go on serving for so many seconds.
-        Takes about two seconds at most when the server is away: leases then end what is left.
-        Nothing happens in a forked child: all of that is its parent's.
+        With `drain` (seconds), mark our endpoints first, and go on serving for so long; without an endpoint
+        that could be marked, go on at once. Meanwhile `register` raises ClosedError.
+
+        It takes two seconds at most beyond `drain` when the server is away or does not answer: leases then
+        end what is left, and the log says so. A server that answers is given the time that many registrations
+        need. Errors on the way are logged, never raised. Nothing happens in a forked child, since all is its
+        parent's.
+        Raises WrongLoopError; InvalidValueError for a `drain` that is no number of seconds.
+
+        Example: `await discovery.close(drain=5.0)`
         """
-        if os.getpid() != self._process:
+        if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not 0 <= drain < math.inf:
+            raise InvalidValueError(f"drain must be a number of seconds, 0 or more: {drain!r}")
+        if not self._own_loop.in_this_process or (self._closing is not None and self._closing.done()):
             return
+        self._own_loop.check()
         try:
             if drain > 0 and not self._closed:
+                self._is_draining = True
                 await self._drain_all(drain)
         finally:
             await self._close_once()
@@ -317,39 +379,68 @@ class Discovery:
         try:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
-            # Whoever is in a hurry still leaves nothing behind: it is bounded.
+            # Finish closing even when cancelled; it is bounded.
             await asyncio.wait((self._closing,))
             raise
 
     async def _drain_all(self, seconds: float) -> None:
+        """Mark our endpoints and wait until `seconds` are over; not at all when none could be marked."""
+        time = asyncio.get_running_loop().time
+        end = time() + seconds
         held = [r.instance for r in self.registrations if r.state is State.ACTIVE]
-        mine = [instance for instance in held if isinstance(instance, EndpointInstance)]
-        marked = await asyncio.gather(*map(self.drain, mine), return_exceptions=True)
-        for instance, outcome in zip(mine, marked, strict=True):
-            if isinstance(outcome, BaseException):
-                _log.warning(
-                    "%s could not be marked as draining: %s",
-                    instance.id,
-                    outcome,
-                    extra=log.fields("not_drained", id=instance.id, error=outcome),
-                )
-        if mine:
-            await asyncio.sleep(seconds)
+        marking = {
+            self._tasks.start(self.drain(instance)): instance.id
+            for instance in held
+            if isinstance(instance, EndpointInstance)
+        }
+        if not marking:
+            return
+        patience = min(seconds, _MARKING_TIMEOUT + len(marking) / _UNREGISTERED_PER_SECOND)
+        done, _ = await asyncio.wait(marking, timeout=patience)
+        marked = 0
+        for task, id in marking.items():
+            error: BaseException | str | None = f"no answer within {patience:g} s"
+            if task in done:
+                error = ClosedError("cancelled") if task.cancelled() else task.exception()
+            else:
+                task.cancel()
+            if error is None:
+                marked += 1
+                continue
+            _log.warning(
+                "%s could not be marked as draining: %s",
+                id,
+                error,
+                extra=log.fields("not_drained", id=id, error=error),
+            )
+        if marked:
+            await asyncio.sleep(end - time())
 
     async def _close(self) -> None:
-        if self._tasks:  # what has begun is ended first, so that it is known what is there
-            await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for feed in list(self._feeds.values()):
-            await feed.aclose()
+        """Go through the steps of a close, which share one deadline.
+
+        None of them raises or waits without bound.
+        """
+        time = asyncio.get_running_loop().time
+        deadline = time() + _CLOSE_TIMEOUT
+        # Calls that have begun are ended first, so that it is known what is there.
+        await self._tasks.end(_ENDING_TASKS)
+        feeds = list(self._feeds.values())
         self._feeds.clear()
-        try:
-            await self._registrar.close(_CLOSE_TIMEOUT)
-        finally:
-            await self._store.detach()
+        if feeds:
+            closing = asyncio.gather(*(feed.aclose() for feed in feeds), return_exceptions=True)
+            await bounded("closing the watches", _outcome(closing), _CLOSING_FEEDS + len(feeds) / 1000)
+        # The registrar gives up by itself when nothing gets done any more.
+        patience = max(deadline - time() - _DETACHING, _UNREGISTERING)
+        count = len(self.registrations)
+        await bounded(
+            f"unregistering {count} instances",
+            self._registrar.close(patience),
+            patience + count / _UNREGISTERED_PER_SECOND + 0.1,
+        )
+        await bounded("closing the connection", self._store.detach(), max(deadline - time(), _DETACHING))
+        for notices in (self._unreadable, self._forged, self._stale, self._failures):
+            notices.sum_up()
 
     async def __aenter__(self) -> Self:
         return self
@@ -368,29 +459,6 @@ class Discovery:
             return await self._registrar.register(self._bucket(instance.id), key, value, instance, ttl)
         except EntryExistsError as error:
             raise self._already_registered(instance, error) from error
-
-    async def _take_back(self, work: asyncio.Task[Registration]) -> None:
-        """After a cancelled `register`: what it wrote is known when it ends, and only then can go."""
-        await asyncio.wait((work,))
-        if work.cancelled() or work.exception() is not None:
-            return
-        try:
-            await self._registrar.release(work.result())
-        except DiscoveryError as error:
-            id = work.result().id
-            _log.warning(
-                "%s could not be taken back: %s",
-                id,
-                error,
-                extra=log.fields("not_unregistered", id=id, error=error),
-            )
-
-    @staticmethod
-    def _check_cancelled_by_caller(work: asyncio.Task[Any]) -> None:
-        """Raise ClosedError when it was `close` that cancelled `work`, and not the caller."""
-        task = asyncio.current_task()
-        if work.cancelled() and task is not None and not task.cancelling():
-            raise ClosedError("this Discovery was closed before that was done")
 
     async def _replace(self, instance: Instance, value: bytes) -> None:
         key = keys.key_of(instance.id)
@@ -421,14 +489,17 @@ class Discovery:
             except InvalidValueError as error:
                 self._skip(kind, key, error)
                 raise
+            except Exception as bug:
+                # One value must not end what reads all the others.
+                self._skip(kind, key, bug)
+                raise InvalidValueError(f"it cannot be read: {bug!r}") from bug
 
         return decode
 
-    def _skip(self, kind: Kind, key: str, error: InvalidValueError) -> None:
+    def _skip(self, kind: Kind, key: str, error: Exception) -> None:
         self._stats.rubbish += 1
-        if (kind, key) not in self._warned and len(self._warned) < _WARNINGS_KEPT:
-            self._warned.add((kind, key))
-            bucket = entry.BUCKETS[kind]
+        bucket = entry.BUCKETS[kind]
+        if self._unreadable.allow(f"{key} in bucket {bucket}"):
             _log.warning(
                 "skipping %s in bucket %s: %s",
                 key,
@@ -437,10 +508,15 @@ class Discovery:
                 extra=log.fields("rubbish", key=key, bucket=bucket, error=error),
             )
 
+    @property
+    def _patience(self) -> float:
+        """Seconds for which an instance is kept whose value became unreadable."""
+        renewed = (self._lease_ttl or 0.0) / _RENEWALS_PER_TTL + _LATE_RENEWAL
+        return min(max(UNREADABLE_KEPT, renewed), _MOST_UNREADABLE_KEPT)
+
     def _join(self, query: Query) -> Feed:
         self._check_open()
-        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
-        self._loop = asyncio.get_running_loop()
+        self._forget_closed()
         feed = self._feeds.get(query)
         if feed is None or feed.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
@@ -450,47 +526,41 @@ class Discovery:
                 lambda sink: bucket.watch(prefix, sink),
                 clock=self._store.clock,
                 grace=self._grace,
+                patience=self._patience,
                 stats=self._stats,
+                forged=self._forged,
+                stale=self._stale,
             )
         return feed
 
+    def _forget_closed(self) -> None:
+        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
+
     def _release(self, feed: Feed, follower: Follower) -> None:
         """A watch was dropped without being closed; any thread may be the one that collects it."""
-        if os.getpid() == self._process and self._loop is not None:
+        if self._own_loop.in_this_process and self._own_loop.loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and all that ran in it
-                self._loop.call_soon_threadsafe(self._leave, feed, follower)
+                self._own_loop.loop.call_soon_threadsafe(self._leave, feed, follower)
 
     def _leave(self, feed: Feed, follower: Follower) -> None:
         if not self._closed:
-            self._start(feed.leave(follower))
+            self._tasks.start_alone("ending a watch that was dropped", feed.leave(follower))
 
-    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _finish(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run `work` to its end even if the caller is cancelled, who then hears of it afterwards."""
-        task = self._start(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._check_cancelled_by_caller(task)
-            await asyncio.wait((task,))
-            raise
-
-    def _check_open(self) -> None:
-        if os.getpid() != self._process:
-            raise ClosedError(
-                f"this Discovery is process {self._process}'s, which forked this one; make one here"
-            )
+    def _check_open(self, *, needs_loop: bool = True) -> None:
+        self._own_loop.check(needs_loop=needs_loop)
         if self._closed:
             raise ClosedError("this Discovery was closed")
 
 
+async def _outcome(work: asyncio.Future[Any]) -> None:
+    """Wait for a future, and raise the first error among its results."""
+    for outcome in await work:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
 class Connecting:
-    """What `connect` returns: await it, or enter it with `async with`."""
+    """The return value of `connect`: await it, or enter it with `async with`."""
 
     def __init__(self, open_discovery: Callable[[], Coroutine[Any, Any, Discovery]]) -> None:
         self._open = open_discovery
@@ -511,30 +581,41 @@ class Connecting:
 
 
 def connect(
-    servers: str | Sequence[str] = "nats://127.0.0.1:4222",
+    servers: str | Sequence[str] | None = None,
     *,
+    wait: float = 0.0,
     lease_ttl: float | None = 10.0,
     instance_id: int | None = None,
     expiry_grace: float = 1.0,
-    replicas: int = 1,
-    storage: Literal["file", "memory"] = "file",
+    replicas: int | None = None,
+    storage: Literal["file", "memory"] | None = None,
     bucket_prefix: str = "",
     tombstone_ttl: float = 300.0,
     on_lost: Callable[[Registration], object] | None = None,
     **nats_options: Any,
 ) -> Connecting:
-    """A Discovery on a NATS connection of its own; `nats_options` go to nats-py.
+    """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
+
+    `servers` is a URL, several separated by commas, or a list; without one NATS_URL counts, else
+    nats://127.0.0.1:4222. A tls:// URL or `tls` means TLS: nothing is sent to a server that offers none.
+    `wait` is how many seconds to try for a first server, math.inf for ever; with 0 each is tried once.
+    The connection reconnects for ever and reads credentials again each time; only `close` ends it.
 
     `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
     apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
-    Awaiting raises StoreUnavailableError, PermissionDeniedError, InvalidValueError, InvalidNameError.
+    Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
+    PermissionDeniedError, InvalidValueError, InvalidNameError.
+
+    >>> async with connect("nats://127.0.0.1:4222", wait=30) as discovery:  # doctest: +SKIP
+    ...     await discovery.list(endpoints("shop"))
     """
 
     async def open_discovery() -> Discovery:
         _check_options(instance_id, lease_ttl, expiry_grace)
         store = await JetStreamStore.connect(
-            servers if isinstance(servers, str) else list(servers),
+            servers,
             nats_options,
+            wait=wait,
             replicas=replicas,
             storage=storage,
             bucket_prefix=bucket_prefix,

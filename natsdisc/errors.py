@@ -9,6 +9,7 @@ __all__ = [
     "ClosedError",
     "ConflictError",
     "DiscoveryError",
+    "InsecureConnectionError",
     "InvalidIdError",
     "InvalidNameError",
     "InvalidQueryError",
@@ -18,6 +19,7 @@ __all__ = [
     "PermissionDeniedError",
     "StoreUnavailableError",
     "UnsupportedServerError",
+    "WrongLoopError",
 ]
 
 
@@ -69,8 +71,16 @@ class StoreUnavailableError(DiscoveryError, ConnectionError):
     """No answer in time: no server, no JetStream, or no leader for the stream."""
 
 
+class InsecureConnectionError(StoreUnavailableError):
+    """TLS was asked for, and the server offers none: no credential was sent to it."""
+
+
 class ClosedError(DiscoveryError):
     """The Discovery, or the connection below it, has been closed."""
+
+
+class WrongLoopError(DiscoveryError, RuntimeError):
+    """A Discovery, or a watch or view of it, was used outside of the event loop that it belongs to."""
 
 
 class NoInstanceError(DiscoveryError, LookupError):

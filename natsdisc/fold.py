@@ -2,11 +2,15 @@
 
 Rules
 1. The picture maps keys to instances. A put that decodes sets its key; the same bytes again change nothing.
-2. A put that does not decode is rubbish: its key counts as absent, whatever was there before.
-3. A snapshot is `begin`, puts and deletes, `end`. Keys of the picture that it did not mention are absent.
-4. `unregistered` removes at once. `expired` and absence are held for the grace first; a put ends the hold,
-   and the same bytes again mean that nothing happened.
-5. `keep` says that a key's message is not to be believed: the picture keeps what it has.
+2. A put that does not decode, or names another instance than its key, proves nothing about the key's owner.
+   The picture keeps what it has for `patience` seconds, in which the owner can put its value back. Then the
+   key is `missing`. More such puts do not prolong that. Without an instance in the picture such a put changes
+   nothing.
+3. A snapshot is `begin`, puts and deletes, `end`. Keys of the picture that it did not mention are absent. A
+   put that does not decode mentions its key.
+4. `unregistered` removes at once. `expired` and absence are held for the grace first, also when rule 2 keeps
+   the key; a put that decodes ends either hold, and the same bytes again mean that nothing happened.
+5. `keep` says that a key's message is not to be believed. It is treated like a put that does not decode.
 6. Every change says what was before and after, so changes of one key can be joined, and cancel out.
 """
 
@@ -21,9 +25,13 @@ from . import wire
 from .errors import InvalidValueError
 from .model import Added, Event, Instance, RemovalReason, Removed
 
-__all__ = ["Backlog", "Change", "Fold", "few"]
+__all__ = ["UNREADABLE_KEPT", "Backlog", "Change", "Fold", "few"]
 
-# Who is further behind than so many changes, or than a few, looks at the whole picture again.
+# Seconds. An owner finds out with its next renewal, after a third of its ttl (10 s unless chosen), that its
+# value was written over. The rest is for a renewal that has to be sent again, and for an election.
+UNREADABLE_KEPT = 15.0
+
+# A reader that is further behind than so many changes, or than a few, looks at the whole picture again.
 _REMEMBERED = 1_000
 
 
@@ -37,7 +45,7 @@ class Change(NamedTuple):
 
     @property
     def event(self) -> Event:
-        """What a user is told."""
+        """The event that a user is told."""
         if self.after is not None:
             return Added(self.after)
         assert self.before is not None
@@ -48,14 +56,19 @@ class Change(NamedTuple):
 class Fold:
     """The picture of a query, and the changes that lead to it."""
 
-    def __init__(self, decode: Callable[[str, bytes], Instance], *, grace: float) -> None:
+    def __init__(
+        self, decode: Callable[[str, bytes], Instance], *, grace: float, patience: float = UNREADABLE_KEPT
+    ) -> None:
         self._decode = decode
         self._grace = grace
+        self._patience = max(grace, patience)
         # One dict more is smaller than one object an instance.
         self._live: dict[str, Instance] = {}
         self._values: dict[str, bytes] = {}
         # Insertion order is deadline order: the grace is one constant and time does not run back.
         self._held: OrderedDict[str, tuple[float, RemovalReason]] = OrderedDict()
+        # Rule 2: when they become `missing`. A key is in one of the two at most.
+        self._unreadable: OrderedDict[str, float] = OrderedDict()
         self._seen: set[str] | None = None
         self.synced = False
         self.version = 0  # grows with every change
@@ -63,19 +76,19 @@ class Fold:
 
     @property
     def instances(self) -> Iterable[Instance]:
-        """What is believed to be there, in no order."""
+        """The instances that are believed to be there, in no order."""
         return self._live.values()
 
     def copy(self) -> Fold:
         """The picture as it is now, for who no longer follows."""
-        copy = Fold(self._decode, grace=self._grace)
+        copy = Fold(self._decode, grace=self._grace, patience=self._patience)
         copy._live, copy._values = dict(self._live), dict(self._values)
         copy.synced, copy.version = self.synced, self.version
         return copy
 
     @property
     def live(self) -> dict[str, Instance]:
-        """What is believed to be there, by its key; read only."""
+        """The instances that are believed to be there, by their keys; read only."""
         return self._live
 
     def since(self, version: int) -> list[Change] | None:
@@ -89,15 +102,15 @@ class Fold:
         return len(self._live)
 
     def find(self, key: str) -> Instance | None:
-        """What is believed to be under `key`."""
+        """Return the instance that is believed to be under `key`."""
         return self._live.get(key)
 
     @property
     def due(self) -> float | None:
         """When the next held removal falls due."""
-        for deadline, _ in self._held.values():
-            return deadline
-        return None
+        due = [deadline for deadline, _ in islice(self._held.values(), 1)]
+        due += islice(self._unreadable.values(), 1)
+        return min(due, default=None)
 
     def begin(self) -> None:
         """A snapshot starts; one that was under way is forgotten."""
@@ -112,16 +125,15 @@ class Fold:
                 self._seen.add(key)
             before = live.get(key)
             if before is not None and values[key] == value:
-                self._held.pop(key, None)
+                self._let_go(key)
                 continue
             try:
                 instance = decode(key, value)
             except InvalidValueError:
-                if before is not None:
-                    self._hold(key, RemovalReason.MISSING, now)
+                self._doubt(key, now)
                 continue
             if before is not None:
-                self._held.pop(key, None)
+                self._let_go(key)
                 if _same(before, instance):
                     continue  # written in another way
             live[key], values[key] = instance, value
@@ -140,10 +152,11 @@ class Fold:
         self._hold(key, reason, now)
         return []
 
-    def keep(self, key: str) -> None:
+    def keep(self, key: str, now: float) -> None:
         """`key` has a message that is not to be believed."""
         if self._seen is not None:
             self._seen.add(key)
+        self._doubt(key, now)
 
     def end(self, now: float) -> None:
         """The snapshot is complete."""
@@ -163,14 +176,28 @@ class Fold:
             if deadline > now:
                 break
             changes.append(self._remove(key, reason))
+        while self._unreadable:
+            key, deadline = next(iter(self._unreadable.items()))
+            if deadline > now:
+                break
+            changes.append(self._remove(key, RemovalReason.MISSING))
         return changes
 
     def _hold(self, key: str, reason: RemovalReason, now: float) -> None:
+        self._unreadable.pop(key, None)
         held = self._held.get(key)
         self._held[key] = (held[0] if held is not None else now + self._grace, reason)
 
-    def _remove(self, key: str, reason: RemovalReason) -> Change:
+    def _doubt(self, key: str, now: float) -> None:
+        if key in self._live and key not in self._held:
+            self._unreadable.setdefault(key, now + self._patience)
+
+    def _let_go(self, key: str) -> None:
         self._held.pop(key, None)
+        self._unreadable.pop(key, None)
+
+    def _remove(self, key: str, reason: RemovalReason) -> Change:
+        self._let_go(key)
         last = self._live.pop(key)
         del self._values[key]
         change = Change(key, last, None, reason)
@@ -228,7 +255,7 @@ class Backlog:
 
 
 def few(count: int) -> int:
-    """So many of `count` are found one by one faster than by looking at all of them."""
+    """Return how many changes of `count` instances are cheaper to patch in than to look at all of them."""
     return 8 + count // 64
 
 

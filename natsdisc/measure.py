@@ -1,4 +1,4 @@
-"""What is measured of a Discovery, for every kind of exporter: one table over `Discovery.stats()`."""
+"""The metrics of a Discovery, for every kind of exporter: one table over `Discovery.stats()`."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ MEASURES = (
     Measure("resyncs", "New snapshots, by what gave reason for doubt.", _resyncs),
     Measure("rubbish", "Entries skipped because they do not parse.", _one(lambda stats: stats.rubbish)),
     Measure("forged", "Messages that must not be believed.", _one(lambda stats: stats.forged)),
+    Measure(
+        "task_failures",
+        "Background tasks and callbacks of users that failed.",
+        _one(lambda stats: stats.task_failures),
+    ),
     Measure("heartbeats", "Lease renewals sent.", _one(lambda stats: stats.heartbeats)),
     Measure("renewals", "Lease renewals confirmed.", _one(lambda stats: stats.renewals.count)),
     Measure("renewal", "Spent on confirmed renewals.", _one(lambda stats: stats.renewals.seconds), unit="s"),
@@ -77,4 +82,12 @@ MEASURES = (
         _one(lambda stats: stats.fence_failures),
     ),
     Measure("reregistrations", "Registrations made again.", _one(lambda stats: stats.reregistrations)),
+    Measure(
+        "swept", "Entries without a living owner that this process removed.", _one(lambda stats: stats.swept)
+    ),
+    Measure(
+        "wrong_copies",
+        "Replicas whose content was found to differ from their leader's.",
+        _one(lambda stats: stats.wrong_copies),
+    ),
 )

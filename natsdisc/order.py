@@ -1,6 +1,6 @@
 """The instances of a picture in the order of their ids, kept up with its changes.
 
-Who reads seldom sorts everything; who reads after every change pays for that change, and for copying a tuple.
+A read after many changes sorts everything. A read after each change costs that and a copy of the tuple.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SortKey: TypeAlias = tuple[str, str, str, int, str]
 
 
 class Order:
-    """What a picture shows, sorted; `follow` brings it up to date."""
+    """The instances of a picture, sorted; `follow` brings it up to date."""
 
     def __init__(self) -> None:
         self.instances: tuple[Instance, ...] = ()

@@ -1,4 +1,4 @@
-"""What a Discovery counts, and what it sees."""
+"""The counters of a Discovery, and what it sees."""
 
 from __future__ import annotations
 
@@ -32,17 +32,20 @@ class Renewals:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What was counted since a Discovery was made; `queries` and `registrations` are as they are now."""
+    """The counts since a Discovery was made; `queries` and `registrations` are as they are now."""
 
     events: int
     conflated: int
     resyncs: Mapping[str, int]
     rubbish: int
     forged: int
+    task_failures: int
     heartbeats: int
     renewals: Renewals
     fence_failures: int
     reregistrations: int
+    swept: int
+    wrong_copies: int
     queries: Mapping[Query, Picture]
     registrations: Mapping[str, int]
 
@@ -56,15 +59,18 @@ class Counters:
     resyncs: Counter[str] = field(default_factory=Counter)
     rubbish: int = 0
     forged: int = 0
+    task_failures: int = 0
     heartbeats: int = 0
     renewed: int = 0
     renewal_seconds: float = 0.0
     longest_renewal: float = 0.0
     fence_failures: int = 0
     reregistrations: int = 0
+    swept: int = 0
+    wrong_copies: int = 0
 
     def note_renewals(self, count: int, seconds: float) -> None:
-        """So many leases were renewed together."""
+        """Count leases that were renewed together."""
         if count:
             self.renewed += count
             self.renewal_seconds += count * seconds
@@ -78,10 +84,13 @@ class Counters:
             resyncs=MappingProxyType(dict(self.resyncs)),
             rubbish=self.rubbish,
             forged=self.forged,
+            task_failures=self.task_failures,
             heartbeats=self.heartbeats,
             renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),
             fence_failures=self.fence_failures,
             reregistrations=self.reregistrations,
+            swept=self.swept,
+            wrong_copies=self.wrong_copies,
             queries=MappingProxyType(queries),
             registrations=MappingProxyType(registrations),
         )

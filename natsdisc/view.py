@@ -13,7 +13,8 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from . import keys, log
 from .aside import Asides
-from .balance import Balance, Rendezvous, RoundRobin
+from .balance import Balance, Rendezvous, RoundRobin, for_view, is_draining
+from .callbacks import check_callback, plain
 from .clock import Clock
 from .errors import ClosedError, DiscoveryError, NoInstanceError
 from .fold import Change
@@ -29,7 +30,9 @@ from .model import (
     Transport,
     sort_key,
 )
+from .notices import Notices
 from .order import Order, without
+from .stats import Counters
 from .watch import Feed, Follower
 
 __all__ = ["Selection", "View"]
@@ -44,7 +47,8 @@ class View(Generic[_Instance]):
 
     Reads are plain attribute reads: no await and no I/O. While the server cannot be reached it shows the last
     picture, never an empty one, and `age` grows. Entering it with `async with` waits for the first picture;
-    leaving it, `aclose` and `Discovery.close` end it.
+    leaving it, `aclose` and `Discovery.close` end it. Other threads may read it; what is awaited raises
+    WrongLoopError outside of the Discovery's event loop.
     """
 
     def __init__(
@@ -52,17 +56,21 @@ class View(Generic[_Instance]):
         query: Query,
         feed: Feed,
         release: Callable[[Feed, Follower], None],
+        check_loop: Callable[[], None],
         balance: Balance | None,
         clock: Clock,
+        failures: Notices,
+        stats: Counters,
     ) -> None:
         self._query = query
         self._feed = feed
         self._picture = feed.picture
         self._closed_at: tuple[float, float] | None = None
         self._clock = clock
-        self._balance: Balance = balance if balance is not None else RoundRobin()
+        self._check_loop = check_loop
+        self._balance: Balance = for_view(balance) if balance is not None else RoundRobin()
         self._rendezvous = Rendezvous()
-        self._state = _State(query, Asides(clock))
+        self._state = _State(query, Asides(clock), failures, stats)
         self._order = Order()
         self._choice: tuple[Any, ...] = ()
         self._choice_version = (-1, -1)
@@ -77,7 +85,7 @@ class View(Generic[_Instance]):
 
     @property
     def instances(self) -> tuple[_Instance, ...]:
-        """What is there, sorted by id."""
+        """The instances that are there, sorted by id."""
         self._order.follow(self._picture)
         shown: tuple[Any, ...] = self._order.instances
         return shown
@@ -116,13 +124,16 @@ class View(Generic[_Instance]):
         return cast("_Instance | None", found)
 
     def pick(self, key: str | bytes | None = None) -> _Instance:
-        """One instance, by this view's balance, or always the same one for a `key`.
+        """Return one instance, by this view's balance, or always the same one for a `key`.
 
         Those that drain, or that were reported, are left out while there are others.
-        Raises NoInstanceError.
+        Raises NoInstanceError, which says what the view shows.
         """
         choice = self._candidates()
-        return self._balance.pick(choice) if key is None else self._rendezvous.pick(choice, key)
+        try:
+            return self._balance.pick(choice) if key is None else self._rendezvous.pick(choice, key)
+        except NoInstanceError as error:
+            raise NoInstanceError(f"no instance to pick from {self._described()}") from error
 
     @asynccontextmanager
     async def using(
@@ -130,9 +141,10 @@ class View(Generic[_Instance]):
     ) -> AsyncIterator[_Instance]:
         """Pick an instance and count it as busy meanwhile.
 
-        Waits up to `timeout` seconds until there is one (None: without end).
-        Raises NoInstanceError; while it waits also ClosedError, and what broke the view for good.
+        Waits up to `timeout` seconds until there is one (None: without end). Raises NoInstanceError,
+        WrongLoopError; while it waits also ClosedError, and what broke the view for good.
         """
+        self._check_loop()
         instance = await self._pick_within(timeout, key)
         self._balance.started(instance.id)
         try:
@@ -152,36 +164,51 @@ class View(Generic[_Instance]):
     async def wait_for(self, n: int, timeout: float | None = None) -> None:
         """Wait until the first picture is complete and at least `n` instances are there, in whatever state.
 
-        Raises TimeoutError after `timeout` seconds, ClosedError, and what broke the view for good.
+        Raises TimeoutError after `timeout` seconds, which says what the view shows; ClosedError,
+        WrongLoopError, and what broke the view for good.
         """
-        async with asyncio.timeout(timeout):
-            while not self.synced or len(self) < n:
-                await self._state.wait()
+        self._check_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.synced or len(self) < n:
+                    await self._state.wait()
+        except TimeoutError:
+            raise TimeoutError(
+                f"waited {timeout or 0:g} s for {n} or more of {self._described()}"
+            ) from self._feed.trouble
 
     async def changed(self, since: int | None = None) -> int:
         """Wait for the next change, or for one after the version `since`; returns the `version` then.
 
-        Who gives back what it got last misses nothing that happened in between.
-        Raises ClosedError, and what broke the view for good.
+        A caller that passes the version it got last misses nothing that happened in between.
+        Raises ClosedError, WrongLoopError, and what broke the view for good.
         """
+        self._check_loop()
         seen = self.version if since is None else since
         while self.version == seen:
             await self._state.wait()
         return self.version
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `callback` with every later event, after the view has changed; the answer takes it back.
+        """Call `callback` with every later event, after the view has changed.
 
-        What it raises is logged and breaks nothing.
+        Returns a function that unsubscribes. An exception of the callback is logged and counted, and breaks
+        nothing. The callback must be a plain function: an async one is refused.
+        Raises InvalidValueError, ClosedError when the view has ended, and what broke the view for good.
+
+        Example: `unsubscribe = view.subscribe(queue.put_nowait)`
         """
-        return self._state.subscribe(callback)
+        check_callback("the callback of a view", callback)
+        self._state.check_open()
+        return self._state.subscribe(plain(callback))
 
     def select(self, function: Callable[[_Instance], _T]) -> Selection[_T]:
         """A mapping from each id to what `function` makes of its instance; it follows the view."""
         return Selection(self, function)
 
     async def aclose(self) -> None:
-        """End the view, which then stays as it is."""
+        """End the view, which then stays as it is. Raises WrongLoopError."""
+        self._check_loop()
         if self._closed_at is None:
             self._closed_at = (self._clock.time(), self._feed.age)
             self._picture = self._picture.copy()  # others may go on with the same feed
@@ -190,6 +217,7 @@ class View(Generic[_Instance]):
         await self._feed.leave(self._state)
 
     async def __aenter__(self) -> Self:
+        self._check_loop()
         try:
             await self.wait_for(0)
         except BaseException:
@@ -204,6 +232,27 @@ class View(Generic[_Instance]):
 
     def __repr__(self) -> str:
         return f"<View {self._query} {len(self)} instances>"
+
+    def _described(self) -> str:
+        """Return what the view shows, for an error: "endpoints/shop: 3 instances, 1 draining, in sync"."""
+        there = self.instances
+        parts = [f"{len(there)} instance{'' if len(there) == 1 else 's'}"]
+        self._state.asides.bring_back()
+        out = self._state.asides.out
+        draining = sum(is_draining(one) for one in there if sort_key(one) not in out)
+        if there and draining + len(out) >= len(there):
+            parts.append("all set aside or draining")
+        else:
+            parts += [f"{draining} draining"] if draining else []
+            parts += [f"{len(out)} set aside"] if out else []
+        trouble = self._feed.trouble
+        if trouble is not None:
+            parts.append(f"not up to date for {self.age:.1f} s: {trouble}")
+        elif self._state.closed:
+            parts.append("the view was closed")
+        else:
+            parts.append("in sync" if self.synced else "the first picture is not complete")
+        return f"{self._query}: {', '.join(parts)}"
 
     def _candidates(self) -> tuple[_Instance, ...]:
         picture, asides = self._picture, self._state.asides
@@ -255,7 +304,7 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
 
     def __iter__(self) -> Iterator[InstanceId]:
         self._forget_gone()
-        # Whoever awaits on the way may find that some are gone.
+        # A caller that awaits on the way may find that some are gone.
         return (instance.id for instance in self._view.instances if instance in self._view)
 
     def __len__(self) -> int:
@@ -269,13 +318,15 @@ class Selection(Mapping[InstanceId, _T], Generic[_T]):
 class _State:
     """The follower behind a View: who waits, who listens, and who is set aside."""
 
-    def __init__(self, query: Query, asides: Asides) -> None:
+    def __init__(self, query: Query, asides: Asides, failures: Notices, stats: Counters) -> None:
         self._query = query
         self._wake = asyncio.Event()
         self._callbacks: dict[int, Callable[[Event], object]] = {}
         self._numbers = itertools.count()
         self._error: DiscoveryError | None = None
-        self._closed = False
+        self._failures = failures
+        self._stats = stats
+        self.closed = False
         self.asides = asides
 
     def changed(self, changes: Sequence[Change]) -> None:
@@ -290,7 +341,8 @@ class _State:
         self._wake.set()
 
     def ended(self, error: DiscoveryError | None) -> None:
-        self._closed = True
+        self.closed = True
+        self._callbacks.clear()
         if error is not None:
             self._error = error
             _log.error(
@@ -303,12 +355,16 @@ class _State:
 
     async def wait(self) -> None:
         """Until something happened. Between its check and this no other task may run."""
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise ClosedError("the view was closed")
+        self.check_open()
         self._wake.clear()  # those who wait already are woken all the same
         await self._wake.wait()
+
+    def check_open(self) -> None:
+        """Raise what ended the view, if it has ended."""
+        if self._error is not None:
+            raise self._error
+        if self.closed:
+            raise ClosedError(f"the view of {self._query} was closed")
 
     def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         number = next(self._numbers)
@@ -330,6 +386,9 @@ class _State:
             try:
                 callback(event)
             except Exception:
+                self._stats.task_failures += 1
+                if not self._failures.allow(self._query):
+                    continue
                 _log.exception(
                     "a callback of the view of %s failed",
                     self._query,

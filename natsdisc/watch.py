@@ -1,4 +1,8 @@
-"""A running query: one feed from the store, and the watches that are read from it."""
+"""A running query: one feed from the store, and the watches that are read from it.
+
+No task runs here: the store's reader calls the feed, and so do timers. Neither may be ended by what a
+follower does.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from .clock import Clock, Timer
 from .errors import ClosedError, DiscoveryError
 from .fold import Backlog, Change, Fold
 from .model import Event, Instance, Query, RemovalReason
+from .notices import Notices
 from .stats import Counters
 from .store import Doubt, Reader, Sink
 
@@ -26,7 +31,7 @@ _TURN = 500
 
 
 class Follower(Protocol):
-    """Who hears of a feed's changes. Every method is quick and never raises."""
+    """A reader of a feed's changes. Every method is quick and never raises."""
 
     def changed(self, changes: Sequence[Change]) -> None: ...
 
@@ -49,24 +54,39 @@ class Feed:
         *,
         clock: Clock,
         grace: float,
+        patience: float,
         stats: Counters,
+        forged: Notices,
+        stale: Notices,
     ) -> None:
+        """`grace` and `patience` are the Fold's.
+
+        `forged` and `stale` limit the log lines of all feeds together.
+        """
         self._query = query
-        self._fold = Fold(decode, grace=grace)
+        self._decode, self._grace, self._patience = decode, grace, patience
+        self._fold = self._new_fold()
+        self._forged_notices, self._stale_notices = forged, stale
         self._open_reader = open_reader
         self._clock = clock
         self._stats = stats
         self._reader: Reader | None = None
         self._timer: Timer | None = None
+        self._timer_due = 0.0
         # Made anew by each change, so that a callback may open or close another follower.
         self._followers: tuple[Follower, ...] = ()
         self._stale_since: float | None = None
+        self._is_stale_logged = False
+        self._trouble: DiscoveryError | None = None
         self._last_confirmed = clock.time()
         self.error: DiscoveryError | None = None
 
+    def _new_fold(self) -> Fold:
+        return Fold(self._decode, grace=self._grace, patience=self._patience)
+
     @property
     def picture(self) -> Fold:
-        """What is believed to be there; read only."""
+        """The instances that are believed to be there; read only."""
         return self._fold
 
     @property
@@ -75,6 +95,11 @@ class Feed:
         if self._reader is not None:
             return self._reader.age
         return self._clock.time() - self._last_confirmed
+
+    @property
+    def trouble(self) -> DiscoveryError | None:
+        """Why the picture is not in step with the store at the moment; None while it is."""
+        return self.error or self._trouble
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of every change from now on."""
@@ -89,10 +114,13 @@ class Feed:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """End quietly for every follower."""
-        for follower in self._followers:
-            follower.ended(None)
-        self._followers = ()
+        """End quietly for every follower, and let go of the picture."""
+        followers, self._followers = self._followers, ()
+        for follower in followers:
+            self._guard(follower.ended, None)
+        # A view that has ended keeps the picture that it shows; a feed that somebody still refers to does
+        # not.
+        self._fold = self._new_fold()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -113,51 +141,57 @@ class Feed:
 
     def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
         self._tell(self._fold.put(entries, self._clock.time()))
-        if self._timer is None:
-            self._schedule()
+        self._schedule()
 
     def delete(self, key: str, reason: RemovalReason) -> None:
         self._tell(self._fold.delete(key, reason, self._clock.time()))
-        if self._timer is None:
-            self._schedule()
+        self._schedule()
 
     def keep(self, key: str) -> None:
         self._stats.forged += 1
-        _log.warning(
-            "a forged message under %s in %s is ignored",
-            key,
-            self._query,
-            extra=log.fields("forged", key=key, query=self._query),
-        )
-        self._fold.keep(key)
+        if self._forged_notices.allow(f"{key} of the {self._query.kind}s"):
+            _log.warning(
+                "a forged message under %s in %s is ignored",
+                key,
+                self._query,
+                extra=log.fields("forged", key=key, query=self._query),
+            )
+        self._fold.keep(key, self._clock.time())
+        self._schedule()
 
     def end(self) -> None:
         first = not self._fold.synced
         self._fold.end(self._clock.time())
         self._schedule()
+        self._trouble = None
         if self._stale_since is not None:
             stale_for = self._clock.time() - self._stale_since
-            _log.info(
-                "%s is in sync again after %.1f s",
-                self._query,
-                stale_for,
-                extra=log.fields("in_sync", query=self._query, seconds=stale_for),
-            )
+            if self._is_stale_logged:
+                _log.info(
+                    "%s is in sync again after %.1f s",
+                    self._query,
+                    stale_for,
+                    extra=log.fields("in_sync", query=self._query, seconds=stale_for),
+                )
             self._stale_since = None
         if first:
             for follower in self._followers:
-                follower.synced()
+                self._guard(follower.synced)
 
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self._stats.resyncs[doubt] += 1
+        self._trouble = error
         if self._stale_since is None:
             self._stale_since = self._clock.time()
-            _log.warning(
-                "%s is stale: %s",
-                self._query,
-                error,
-                extra=log.fields("stale", query=self._query, doubt=doubt, error=error),
-            )
+            # Of hundreds of queries all are stale when the server goes.
+            self._is_stale_logged = self._stale_notices.allow(self._query)
+            if self._is_stale_logged:
+                _log.warning(
+                    "%s is stale: %s",
+                    self._query,
+                    error,
+                    extra=log.fields("stale", query=self._query, doubt=doubt, error=error),
+                )
 
     def fail(self, error: DiscoveryError) -> None:
         self.error = error
@@ -165,20 +199,38 @@ class Feed:
             self._timer.cancel()
             self._timer = None
         for follower in self._followers:
-            follower.ended(error)
+            self._guard(follower.ended, error)
 
     def _tell(self, changes: Sequence[Change]) -> None:
         if changes:
             for follower in self._followers:
-                follower.changed(changes)
+                self._guard(follower.changed, changes)
+
+    def _guard(self, tell: Callable[..., None], *news: object) -> None:
+        """Call a method of a follower.
+
+        What it raises must not keep the news from the others, or end the reader.
+        """
+        try:
+            tell(*news)
+        except Exception as bug:
+            self._stats.task_failures += 1
+            _log.exception(
+                "a follower of %s failed; the others go on",
+                self._query,
+                extra=log.fields("follower_failed", query=self._query, error=bug),
+            )
 
     def _schedule(self) -> None:
+        """See to it that a timer is set for the next removal that falls due."""
+        due = self._fold.due
         if self._timer is not None:
+            if due is not None and due >= self._timer_due:
+                return  # it rings in time, and is then set anew
             self._timer.cancel()
             self._timer = None
-        due = self._fold.due
         if due is not None and self.is_open:
-            self._timer = self._clock.call_at(due, self._advance)
+            self._timer, self._timer_due = self._clock.call_at(due, self._advance), due
 
     def _advance(self) -> None:
         self._timer = None
@@ -191,22 +243,31 @@ class Watch:
 
     It starts with the first use. A failure that cannot be repaired raises out of the iterator, and again at
     every further use; only `aclose` and `Discovery.close` end it quietly. Cancelling a read loses no event.
+    Every use raises WrongLoopError outside of the Discovery's event loop.
     """
 
     def __init__(
-        self, join: Callable[[], Feed], release: Callable[[Feed, Follower], None], stats: Counters
+        self,
+        join: Callable[[], Feed],
+        release: Callable[[Feed, Follower], None],
+        check_loop: Callable[[], None],
+        stats: Counters,
     ) -> None:
         self._join = join
         self._release = release
+        self._check_loop = check_loop
         self._inbox = _Inbox(stats)
         self._feed: Feed | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._finalizer: weakref.finalize[..., Watch] | None = None
 
     def _start(self) -> None:
+        self._check_loop()
         if self._feed is not None or self._inbox.closed:
             return
         feed = self._join()
         self._feed = feed
+        self._loop = asyncio.get_running_loop()
         self._inbox.start(feed)
         # A reader that is dropped without a word must not keep the server delivering.
         self._finalizer = weakref.finalize(self, self._release, feed, self._inbox)
@@ -217,9 +278,12 @@ class Watch:
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """The next event; raises StopAsyncIteration once closed, and what broke the watch for good."""
-        if self._feed is None:
+        # A check for each event must cost little.
+        if self._loop is None or asyncio._get_running_loop() is not self._loop:
             self._start()
-        return self._inbox.next()
+        # The coroutine refers to this watch, which would otherwise be collected, and closed, while somebody
+        # waits.
+        return self._inbox.next(self)
 
     async def synced(self) -> None:
         """Wait until every instance that was there is reported; raises what broke the watch, ClosedError."""
@@ -228,6 +292,7 @@ class Watch:
 
     async def aclose(self) -> None:
         """End the watch and free its consumer on the server."""
+        self._check_loop()
         if self._finalizer is not None:
             self._finalizer.detach()
         self._inbox.ended(None)
@@ -274,9 +339,11 @@ class _Inbox:
     def ended(self, error: DiscoveryError | None) -> None:
         self.closed = True
         self._error = self._error or error
+        if self._error is None:
+            self._backlog = Backlog()  # nobody reads it any more
         self._wake.set()
 
-    async def next(self) -> Event:
+    async def next(self, _watch: Watch) -> Event:
         while True:
             if self.closed and self._error is None:
                 raise StopAsyncIteration

@@ -1,4 +1,4 @@
-"""What those who ask for a fixture with an event loop are told where there is no pytest-asyncio."""
+"""The fixtures that need an event loop, where there is no pytest-asyncio: they say so."""
 
 from __future__ import annotations
 

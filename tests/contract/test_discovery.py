@@ -324,20 +324,6 @@ async def test_rubbish_is_skipped_counted_and_warned_about_once_a_key(
     assert discovery.stats().rubbish == 2 * (len(RUBBISH) + 1)
 
 
-async def test_rubbish_over_a_live_key_removes_it_after_the_grace(registry: Registry) -> None:
-    discovery = await registry.join(expiry_grace=0.0)
-    mine = await discovery.register(endpoint(), lease_ttl=None)
-    bucket = (await registry.store()).bucket("v1_instances")
-    async with discovery.list_and_watch(endpoints()) as events:
-        assert await next_event(events) == Added(mine)
-        key = f"ns.comp.ep.{mine.instance_id:x}"
-        found = await bucket.get(key)
-        assert found is not None
-        await bucket.replace(key, b"rubbish", revision=found.revision, leased=False)
-        assert await next_event(events) == Removed(mine.id, RemovalReason.MISSING)
-    assert await discovery.list(endpoints()) == []
-
-
 # Bad input: an error of its own, and nothing half done.
 
 

@@ -20,6 +20,7 @@ from natsdisc import (
     endpoints,
 )
 from natsdisc.store import Reader, Sink, Store
+from tests.rig import eventually
 
 from .conftest import Registry
 
@@ -144,7 +145,9 @@ async def test_3_there_is_no_order_across_ids(registry: Registry) -> None:
         discovery.list_and_watch(endpoints()) as events,
         discovery.list_and_watch(endpoints()) as quick,
     ):
-        await events.synced()
+        # A bucket that is just being made is read as a snapshot, in the order of the last writes.
+        there = await discovery.register(endpoint("there"))
+        assert await next_event(events) == await next_event(quick) == Added(there)
         first = await discovery.register(endpoint("first"))
         second = await discovery.register(endpoint("second"))
         changed = await discovery.update(first, transport=Transport.nats("moved"))
@@ -251,3 +254,30 @@ async def test_7_a_failure_that_cannot_be_repaired_raises(registry: Registry) ->
             with pytest.raises(PermissionDeniedError, match="not any more"):
                 await reading
         await watch.aclose()
+
+
+async def test_a_list_cannot_be_merged_with_a_watch_that_is_not_read(registry: Registry) -> None:
+    """What docs/guarantees.md warns of, and the way it shows instead."""
+    discovery, other = await registry.join(), await registry.join()
+    async with discovery.list_and_watch(endpoints()) as events, discovery.view(endpoints()) as view:
+        await events.synced()
+        merged: set[object] = set()
+        applied: set[object] = {instance.id for instance in view.instances}
+
+        def apply(event: natsdisc.Event) -> None:
+            if isinstance(event, Added):
+                applied.add(event.instance.id)
+            else:
+                applied.discard(event.id)
+
+        view.subscribe(apply)
+        mine = await other.register(endpoint("leaves"))
+        merged |= {instance.id for instance in await discovery.list(endpoints())}
+        await eventually(lambda: mine in view)
+        await other.unregister(mine)
+        await eventually(lambda: mine not in view)
+        last = await other.register(endpoint("last"))
+        event = await next_event(events)
+        assert event == Added(last), "nothing is said of the one that came and went"
+        assert mine.id in merged
+        assert applied == {last.id}

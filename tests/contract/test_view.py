@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 import natsdisc
+import natsdisc.balance
 from natsdisc import (
     Added,
     EndpointInstance,
@@ -460,7 +461,7 @@ class TestOneFeed:
         for name in "ab":
             await discovery.register(spec(name))
         async with discovery.view(endpoints()) as one, discovery.view(endpoints()) as two:
-            assert [one.pick(), one.pick()] == [two.pick(), two.pick()] == list(one.instances)
+            assert {one.pick(), one.pick()} == {two.pick(), two.pick()} == set(one.instances)
             one.report_failure(one.instances[0].id)
             assert {one.pick(), one.pick()} == {one.instances[1]}
             assert {two.pick(), two.pick()} == set(two.instances)
@@ -472,7 +473,36 @@ class TestPicking:
         for number in range(3):
             await discovery.register(spec(f"ep{number}"))
         async with discovery.view(endpoints()) as view:
-            assert [view.pick() for _ in range(6)] == [*view.instances] * 2
+            picked = [view.pick() for _ in range(6)]
+            at = view.instances.index(picked[0])
+            assert picked == [*view.instances[at:], *view.instances[:at]] * 2
+
+    @pytest.mark.parametrize("make", [natsdisc.balance.RoundRobin, lambda: PreferZone("a")])
+    async def test_one_balance_for_two_views(self, registry: Registry, make: Any) -> None:
+        """Requests that pick from both in turn reach every instance of both."""
+        discovery, balance = await registry.join(), make()
+        for name in "abcd":
+            await discovery.register(spec(name, zone="a"))
+        async with (
+            discovery.view(endpoints(), balance=balance) as one,
+            discovery.view(endpoints("ns"), balance=balance) as two,
+        ):
+            await eventually(lambda: len(one) == len(two) == 4)
+            picked = [(one.pick(), two.pick()) for _ in range(4)]
+            assert {first for first, _ in picked} == set(one.instances)
+            assert {second for _, second in picked} == set(two.instances)
+
+    async def test_work_in_flight_counts_in_all_views_of_one_balance(self, registry: Registry) -> None:
+        discovery, balance = await registry.join(), LeastOutstanding()
+        for name in "ab":
+            await discovery.register(spec(name))
+        async with (
+            discovery.view(endpoints(), balance=balance) as one,
+            discovery.view(endpoints("ns"), balance=balance) as two,
+            one.using() as busy,
+        ):
+            await two.wait_for(2)
+            assert busy not in {two.pick() for _ in range(20)}
 
     async def test_nobody(self, registry: Registry) -> None:
         discovery = await registry.join()

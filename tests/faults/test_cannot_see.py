@@ -37,7 +37,6 @@ ALLOWED = USER.format(publish=f"{INFO}, {CREATE}", subscribe=f'"_INBOX.>", {EVEN
 REVOKED = {
     "may not create consumers": USER.format(publish=INFO, subscribe=f'"_INBOX.>", {EVENTS}'),
     "may not subscribe": USER.format(publish=f"{INFO}, {CREATE}", subscribe=EVENTS),
-    "is not known": "",
 }
 
 

@@ -88,7 +88,7 @@ async def test_watches_leave_no_consumer_and_no_task() -> None:
         await closed(discovery, endpoints())
         await closed(discovery, models())
         link = discovery._store._link  # type: ignore[attr-defined]
-        before, listeners = asyncio.all_tasks(), len(link._on_break) + len(link._on_reconnect)
+        before, listeners = asyncio.all_tasks(), link.listeners
         for batch in range(0, WATCHES, AT_ONCE):
             async with asyncio.TaskGroup() as group:
                 for number in range(batch, batch + AT_ONCE):
@@ -111,6 +111,6 @@ async def test_watches_leave_no_consumer_and_no_task() -> None:
         await eventually(no_consumer, 8.0)
         assert not discovery._tasks
         assert not [feed for feed in discovery._feeds.values() if feed.is_open]
-        assert len(link._on_break) + len(link._on_reconnect) == listeners
-        assert not link._waiting
+        assert link.listeners == listeners
+        assert not link._mailbox._waiting
         assert len(link.connection._subs) <= 1, "subscriptions left: all but the one for answers"

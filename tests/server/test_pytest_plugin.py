@@ -158,3 +158,67 @@ async def test_nothing_stays_on_a_server_of_the_users(tmp_path: Path, nats_url: 
     streams = [info.config.name or "" for info in await nc.jetstream().streams_info()]
     await nc.close()
     assert not [name for name in streams if prefix in name]
+
+
+LOOP_SCOPES = """
+import natsdisc
+import pytest
+from natsdisc import EndpointSpec, Transport, endpoints
+
+CHECKOUT = EndpointSpec("shop", "cart", "checkout", transport=Transport.nats("a"))
+
+
+async def use(discovery):
+    mine = await discovery.register(CHECKOUT)
+    async with discovery.view(endpoints("shop")) as view:
+        await view.wait_for(1, timeout=10)
+    assert await discovery.list(endpoints()) == [mine]
+
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_in_the_loop_of_the_module(natsdisc_discovery, natsdisc_memory_discovery, number):
+    await use(natsdisc_discovery)
+    await use(natsdisc_memory_discovery)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_in_the_loop_of_the_session(natsdisc_discovery, natsdisc_memory_discovery):
+    await use(natsdisc_discovery)
+    await use(natsdisc_memory_discovery)
+
+
+@pytest.mark.asyncio(loop_scope="class")
+class TestInTheLoopOfTheClass:
+    async def test_it(self, natsdisc_discovery):
+        await use(natsdisc_discovery)
+
+    async def test_again(self, natsdisc_discovery):
+        await use(natsdisc_discovery)
+
+
+@pytest.mark.asyncio
+async def test_in_a_loop_of_its_own(natsdisc_discovery):
+    await use(natsdisc_discovery)
+"""
+
+DEFAULT_LOOP_SCOPE = """
+from natsdisc import endpoints
+
+
+async def test_by_the_configuration(natsdisc_discovery, natsdisc_memory_discovery):
+    assert await natsdisc_discovery.list(endpoints()) == []
+    assert await natsdisc_memory_discovery.list(endpoints()) == []
+"""
+
+
+def test_a_discovery_is_in_the_loop_of_its_test(tmp_path: Path) -> None:
+    done = run(tmp_path, LOOP_SCOPES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 passed" in done.stdout
+
+
+def test_the_loop_may_be_chosen_by_the_configuration(tmp_path: Path) -> None:
+    options = ("-o", "asyncio_default_test_loop_scope=module", "-o", "asyncio_mode=auto")
+    done = run(tmp_path, DEFAULT_LOOP_SCOPE, *options)
+    assert done.returncode == 0, done.stdout + done.stderr

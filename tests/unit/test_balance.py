@@ -33,6 +33,7 @@ from natsdisc.balance import (
     Rendezvous,
     RoundRobin,
     Weighted,
+    for_view,
     is_draining,
     weight_of,
     zone_of,
@@ -143,12 +144,16 @@ def assert_follows_in_place(pick: Callable[[list[Instance]], Instance]) -> None:
 class TestRoundRobin:
     def test_one_after_the_other(self) -> None:
         picker, three = RoundRobin(), endpoints(3)
-        assert [picker.pick(three) for _ in range(7)] == [*three, *three, three[0]]
+        picked = [picker.pick(three) for _ in range(7)]
+        at = three.index(picked[0])
+        assert picked == [*three[at:], *three[:at]] * 2 + [three[at]]
 
     def test_a_changed_sequence_does_not_begin_anew(self) -> None:
         picker, four = RoundRobin(), endpoints(4)
-        assert [picker.pick(four) for _ in range(2)] == list(four[:2])
-        assert picker.pick((*four, endpoint(4))) == four[2]
+        first = four.index(picker.pick(four))
+        assert picker.pick(four) == four[(first + 1) % 4]
+        ever = {picker.pick((*four, endpoint(4))) for _ in range(5)}
+        assert ever == {*four, endpoint(4)}
 
     @given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
     def test_whatever_the_sizes_were_before_everybody_is_visited_equally(self, sizes: list[int]) -> None:
@@ -158,9 +163,24 @@ class TestRoundRobin:
             visits = Counter(picker.pick(instances) for _ in range(3 * size))
             assert visits == dict.fromkeys(instances, 3)
 
+    def test_it_begins_anywhere(self) -> None:
+        """A fleet of new clients must not begin at the same instance."""
+        ten = endpoints(10)
+        assert {RoundRobin().pick(ten) for _ in range(400)} == set(ten)
+        shared = RoundRobin()
+        firsts = {for_view(shared).pick(ten) for _ in range(400)}
+        assert firsts == set(ten)
+
+    def test_the_source_decides_where(self) -> None:
+        ten = endpoints(10)
+        one, other = (RoundRobin(random.Random(7)) for _ in range(2))
+        assert [one.pick(ten) for _ in range(12)] == [other.pick(ten) for _ in range(12)]
+
     def test_two_pickers_take_turns_of_their_own(self) -> None:
-        two = endpoints(2)
-        assert RoundRobin().pick(two) == RoundRobin().pick(two) == two[0]
+        two, shared = endpoints(2), RoundRobin()
+        one, other = for_view(shared), for_view(shared)
+        picked = [(one.pick(two), other.pick(two)) for _ in range(2)]
+        assert {first for first, _ in picked} == {second for _, second in picked} == set(two)
 
 
 class TestRandom:

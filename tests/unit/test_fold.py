@@ -27,7 +27,7 @@ from tests import strategies
 from tests.strategies import Delete, Forge, Log, Message, Put, Wait, endpoint, put, rubbish
 
 UNREGISTERED, EXPIRED, MISSING = RemovalReason.UNREGISTERED, RemovalReason.EXPIRED, RemovalReason.MISSING
-GRACE = 1.0
+GRACE, PATIENCE = 1.0, 4.0
 A, B = endpoint(1, "a"), endpoint(1, "b")
 KEY = put(1).key
 UNREGISTER, EXPIRE, FORGE = Delete(KEY, UNREGISTERED), Delete(KEY, EXPIRED), Forge(KEY)
@@ -47,7 +47,7 @@ class Teller:
     """Tells a fold what happens in a bucket, and knows what the bucket holds."""
 
     def __init__(self) -> None:
-        self.fold = Fold(decode, grace=GRACE)
+        self.fold = Fold(decode, grace=GRACE, patience=PATIENCE)
         self.now = 0.0
         self.changes: list[Change] = []
         self.content: dict[str, Message] = {}
@@ -79,7 +79,7 @@ class Teller:
         return self.changes[before:]
 
     def run_out(self) -> None:
-        """Let every grace run out."""
+        """Let every grace and all patience run out."""
         self.happen(Wait(10 * GRACE))
 
     @property
@@ -96,7 +96,7 @@ class Teller:
             case Delete(key, reason):
                 self.changes += self.fold.delete(key, reason, self.now)
             case Forge(key):
-                self.fold.keep(key)
+                self.fold.keep(key, self.now)
 
 
 def told(log: Iterable[Message | Wait]) -> Teller:
@@ -133,16 +133,43 @@ class TestRules:
         [
             ([], [rubbish(1), Wait(GRACE)], []),
             ([put(1)], [rubbish(1)], []),
-            ([put(1)], [rubbish(1), Wait(GRACE)], [removed(A, MISSING)]),
-            ([put(1), rubbish(1)], [put(1), Wait(GRACE)], []),
-            ([put(1), rubbish(1)], [put(1, "b"), Wait(GRACE)], [added(B, A)]),
+            ([put(1)], [rubbish(1), Wait(PATIENCE / 2)], []),
+            ([put(1)], [rubbish(1), Wait(PATIENCE)], [removed(A, MISSING)]),
+            (
+                [put(1), rubbish(1)],
+                [Wait(PATIENCE / 2), rubbish(1), Wait(PATIENCE / 2)],
+                [removed(A, MISSING)],
+            ),
+            ([put(1), rubbish(1)], [Wait(PATIENCE / 2), put(1), Wait(PATIENCE)], []),
+            ([put(1), rubbish(1)], [put(1, "b"), Wait(PATIENCE)], [added(B, A)]),
+            ([put(1), rubbish(1)], [EXPIRE, Wait(GRACE)], [removed(A, EXPIRED)]),
             ([put(1), rubbish(1)], [UNREGISTER], [removed(A, UNREGISTERED)]),
             ([rubbish(1)], [put(1)], [added(A)]),
-            ([put(1)], [rubbish(1, wire.dumps(endpoint(2))), Wait(GRACE)], [removed(A, MISSING)]),
+            ([put(1)], [rubbish(1, wire.dumps(endpoint(2))), Wait(PATIENCE / 2)], []),
+            ([put(1)], [rubbish(1, wire.dumps(endpoint(2))), Wait(PATIENCE)], [removed(A, MISSING)]),
         ],
     )
-    def test_2_rubbish_is_absence(self, before: Log, now: Log, changes: list[Change]) -> None:
+    def test_2_what_cannot_be_read_proves_nothing_for_a_while(
+        self, before: Log, now: Log, changes: list[Change]
+    ) -> None:
         assert told(before).happen(*now) == changes
+
+    def test_2_a_snapshot_with_an_unreadable_value_neither_removes_nor_prolongs(self) -> None:
+        teller = told([put(1), rubbish(1), Wait(PATIENCE / 2)])
+        assert teller.snapshot() == []
+        assert teller.happen(Wait(PATIENCE / 2)) == [removed(A, MISSING)]
+
+    def test_2_what_was_written_over_while_nobody_listened_is_kept_as_long(self) -> None:
+        teller = told([put(1)])
+        teller.happen(rubbish(1), Wait(PATIENCE), told=False)
+        assert teller.snapshot() == []
+        assert teller.happen(Wait(PATIENCE / 2)) == []
+        assert teller.happen(put(1), Wait(PATIENCE)) == []
+
+    def test_2_patience_is_never_shorter_than_the_grace(self) -> None:
+        fold = Fold(decode, grace=10.0, patience=1.0)
+        fold.put([(KEY, put(1).value), (KEY, b"{")], 0.0)
+        assert fold.due == 10.0
 
     def test_3_what_a_snapshot_does_not_mention_is_absent(self) -> None:
         teller = told([put(1), put(2)])
@@ -181,7 +208,8 @@ class TestRules:
         teller.happen(Delete(put(4).key, UNREGISTERED))
         teller.fold.end(teller.now)
         assert set(teller.picture.values()) == {B, endpoint(2), endpoint(3)}
-        assert teller.happen(Wait(GRACE)) == [removed(endpoint(2), MISSING)]
+        assert teller.happen(Wait(GRACE)) == []
+        assert teller.happen(Wait(PATIENCE)) == [removed(endpoint(2), MISSING), removed(endpoint(3), MISSING)]
 
     def test_3_a_second_beginning_voids_the_first(self) -> None:
         teller = told([put(1)])
@@ -204,8 +232,9 @@ class TestRules:
             ([put(1), EXPIRE], [UNREGISTER, Wait(GRACE)], [removed(A, UNREGISTERED)]),
             ([put(1), EXPIRE, put(1)], [Wait(GRACE / 2), EXPIRE, Wait(GRACE / 2)], []),
             ([put(1), EXPIRE], [Wait(GRACE / 2), EXPIRE, Wait(GRACE / 2)], [removed(A, EXPIRED)]),
-            ([put(1), rubbish(1)], [Wait(GRACE / 2), EXPIRE, Wait(GRACE / 2)], [removed(A, EXPIRED)]),
-            ([put(1), EXPIRE], [Wait(GRACE / 2), rubbish(1), Wait(GRACE / 2)], [removed(A, MISSING)]),
+            ([put(1), rubbish(1)], [Wait(GRACE / 2), EXPIRE, Wait(GRACE / 2)], []),
+            ([put(1), rubbish(1)], [Wait(GRACE / 2), EXPIRE, Wait(GRACE)], [removed(A, EXPIRED)]),
+            ([put(1), EXPIRE], [Wait(GRACE / 2), rubbish(1), Wait(GRACE / 2)], [removed(A, EXPIRED)]),
         ],
     )
     def test_4_only_what_did_not_leave_by_itself_is_held(
@@ -244,11 +273,17 @@ class TestRules:
         ("before", "changes"),
         [([], []), ([put(1)], []), ([put(1), EXPIRE], [removed(A, EXPIRED)]), ([put(1), UNREGISTER], [])],
     )
-    def test_5_a_forgery_changes_nothing(self, before: Log, changes: list[Change]) -> None:
+    def test_5_a_forgery_changes_nothing_for_a_while(self, before: Log, changes: list[Change]) -> None:
         teller = told(before)
         assert teller.happen(FORGE) == []
         teller.snapshot()
         assert teller.happen(Wait(GRACE)) == changes
+
+    def test_5_what_only_a_forgery_speaks_for_does_not_stay_for_ever(self) -> None:
+        teller = told([put(1), FORGE])
+        assert teller.happen(Wait(PATIENCE / 2), FORGE, Wait(PATIENCE / 4)) == []
+        assert teller.happen(Wait(PATIENCE / 4)) == [removed(A, MISSING)]
+        assert told([put(1), FORGE]).happen(put(1), Wait(2 * PATIENCE)) == []
 
     def test_6_a_change_says_what_was_before_and_after(self) -> None:
         teller = told([put(1), put(1, "b"), EXPIRE, Wait(GRACE)])
@@ -282,8 +317,8 @@ class TestDue:
 
 
 def naive_picture(log: Log) -> dict[InstanceId, Instance]:
-    """What is there when everything has run out: the last message of a key that can be believed."""
-    last = {what.key: what for what in log if isinstance(what, Put | Delete)}
+    """What is there when everything has run out: what a key's last message says, if it can be believed."""
+    last = {what.key: what for what in log if not isinstance(what, Wait)}
     found = [what.instance for what in last.values() if isinstance(what, Put) and what.instance]
     return {instance.id: instance for instance in found}
 
@@ -295,26 +330,33 @@ def naive_changes(log: Log, key: str) -> list[Change]:
     for what in log:
         if isinstance(what, Wait):
             now += what.seconds
-        elif what.key == key and not isinstance(what, Forge):
+        elif what.key == key:
             times.append(now)
             said.append(what)
     times.append(float("inf"))
     changes: list[Change] = []
     live: EndpointInstance | None = None
     absent_since: float | None = None
+    doubted_since: float | None = None
+    reason = MISSING
     for what, at, until in zip(said, times, times[1:], strict=False):
         if isinstance(what, Put) and what.instance is not None:
             if what.instance != live:
                 changes.append(added(what.instance, live))
-            live, absent_since = what.instance, None
+            live, absent_since, doubted_since = what.instance, None, None
             continue
         if live is None:
             continue
-        reason = what.reason if isinstance(what, Delete) else MISSING
-        absent_since = at if absent_since is None else absent_since
-        if reason is UNREGISTERED or until >= absent_since + GRACE:
+        if isinstance(what, Delete):
+            reason, doubted_since = what.reason, None
+            absent_since = at if absent_since is None else absent_since
+        elif absent_since is None:
+            reason, doubted_since = MISSING, at if doubted_since is None else doubted_since
+        ends = [] if absent_since is None else [absent_since + GRACE]
+        ends += [] if doubted_since is None else [doubted_since + PATIENCE]
+        if reason is UNREGISTERED or until >= min(ends):
             changes.append(removed(live, reason))
-            live, absent_since = None, None
+            live, absent_since, doubted_since = None, None, None
     return changes
 
 
@@ -457,7 +499,20 @@ class TestEveryWayOfTelling:
         for what in log:
             teller.happen(what)
             due = teller.fold.due
-            assert due is None or teller.now < due <= teller.now + GRACE
+            assert due is None or teller.now < due <= teller.now + PATIENCE
+
+    @given(log=strategies.logs, more=st.lists(st.sampled_from([rubbish(1), FORGE, Wait(0.25)]), max_size=12))
+    @example(log=[put(1)], more=[rubbish(1), Wait(0.25), FORGE])
+    def test_what_proves_nothing_removes_nobody_within_the_patience(self, log: Log, more: Log) -> None:
+        teller = told(log)
+        held = teller.fold.due is not None  # something else may be on its way out already
+        began, there = teller.now, A.id in teller.picture
+        changes = teller.happen(*more)
+        teller.snapshot()
+        if not held:
+            assert teller.now - began < PATIENCE
+            assert changes == []
+            assert (A.id in teller.picture) == there
 
 
 # The backlog. A picture moves on, and a reader looks at it now and then.

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from nats.aio.client import Client
 
 from ...clock import Clock, LoopClock
+from ...errors import ClosedError
 from .api import JetStreamApi
 from .bucket import JetStreamBucket
-from .connection import close_connection, open_connection
+from .connection import close_connection, open_connection, require_tls
 from .link import Link
 from .servertime import ServerTime
-from .stream import StreamOptions
+from .stream_config import StreamOptions
 
-__all__ = ["JetStreamStore"]
+__all__ = ["JetStreamStore", "require_tls"]
 
 
 class JetStreamStore:
@@ -29,8 +32,8 @@ class JetStreamStore:
         self,
         nc: Client,
         *,
-        replicas: int = 1,
-        storage: Literal["file", "memory"] = "file",
+        replicas: int | None = None,
+        storage: Literal["file", "memory"] | None = None,
         bucket_prefix: str = "",
         tombstone_ttl: float = 300.0,
     ) -> None:
@@ -47,11 +50,16 @@ class JetStreamStore:
 
     @classmethod
     async def connect(
-        cls, servers: str | list[str], nats_options: dict[str, Any], **options: Any
+        cls,
+        servers: str | Sequence[str] | None,
+        nats_options: dict[str, Any],
+        *,
+        wait: float = 0.0,
+        **options: Any,
     ) -> JetStreamStore:
-        """A store on a connection of its own; raises what `open_connection` does."""
+        """Return a store on a connection of its own; raises what `open_connection` does."""
         StreamOptions(**options)  # bad options are told before anything is opened
-        connection = await open_connection(servers, nats_options)
+        connection = await open_connection(servers, nats_options, wait=wait)
         store = cls(connection.client, **options)
         connection.on_error = store._link.note_error
         store._owns_connection = True
@@ -60,6 +68,12 @@ class JetStreamStore:
     @property
     def clock(self) -> Clock:
         return self._clock
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the connection lives in; None while it was never made."""
+        reading: asyncio.Task[None] | None = getattr(self._nc, "_reading_task", None)
+        return reading.get_loop() if reading is not None else None
 
     def bucket(self, name: str) -> JetStreamBucket:
         """The bucket `name`, below the prefix."""
@@ -74,6 +88,18 @@ class JetStreamStore:
         """Call `callback` when the connection is back after a break; the answer takes it back."""
         return self._link.on_reconnect(callback)
 
+    def on_close(self, callback: Callable[[ClosedError], None]) -> Callable[[], None]:
+        """Call `callback` when nats-py has closed the connection for good; returns a function that ends this.
+
+        nats-py closes a connection with its own defaults after two minutes without a server.
+        """
+        return self._link.on_close(callback)
+
+    @property
+    def connection_counts(self) -> Counter[str]:
+        """What was counted about the connection, such as `breaks`, `reconnects` and `failed_attempts`."""
+        return self._link.counts
+
     def attach(self) -> None:
         """One more Discovery uses this store."""
         self._users += 1
@@ -85,7 +111,9 @@ class JetStreamStore:
             return
         # Whoever attaches while this waits begins anew.
         link, self._link = self._link, Link(self._nc)
-        self._buckets.clear()
+        buckets, self._buckets = self._buckets, {}
+        for bucket in buckets.values():
+            await bucket.aclose()
         await link.close()
         if self._owns_connection:
             await close_connection(self._nc)

@@ -7,32 +7,39 @@ nats-py while it is reconnecting, because it would keep the bytes and send them 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import deque
+import logging
+import secrets
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
-from .direct import DirectClient, Message, Receive
-from .guard import guard
+from ... import log
+from ...errors import (
+    ClosedError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+)
+from .limits import Limits, size_of
+from .liveness import Liveness
+from .mailbox import Mailbox, unsubscribed
+from .messages import known_headers
+from .parser import Message, Receive, install
+from .pending import REQUEST_TIMEOUT, Pending
+from .room import Room
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
+_log = logging.getLogger(__name__)
+
 Headers: TypeAlias = Mapping[str, str]
 
-# A stream whose leader died needs about 5 s to elect another one (measured: 4.7 s); a caller who waits for
-# an answer is told after that.
-REQUEST_TIMEOUT = 6.0
-# A server refuses a forbidden publish with an -ERR line and no answer. An answer that takes longer than
-# this is a reason to look for such a line.
-_SUSPICIOUS_AFTER = 0.1
-# How often the connection is looked at: nats-py has one reconnect callback, and that is the user's.
-_LOOK_EVERY = 0.2
 # Errors of the connection that are kept to tell a refusal from silence.
 _ERRORS_KEPT = 64
 
@@ -42,19 +49,14 @@ class Link:
 
     def __init__(self, nc: Client) -> None:
         self._nc = nc
-        self._inbox: str | None = None
-        self._mailbox: Any = None
-        self._mailbox_refused = False
-        self._tokens = itertools.count()
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._on_break: dict[int, Callable[[], None]] = {}
-        self._on_reconnect: dict[int, Callable[[], None]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._mailbox = Mailbox(nc)
+        self._live = Liveness(nc, self._mailbox.fail)
+        self._room = Room(nc)
+        self._limits = Limits(nc)
         self._errors: deque[tuple[int, str]] = deque(maxlen=_ERRORS_KEPT)
         self._error_count = 0
         self._last_error: Exception | None = None
         self._publishing: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     @property
     def connection(self) -> Client:
@@ -62,9 +64,14 @@ class Link:
         return self._nc
 
     @property
+    def counts(self) -> Counter[str]:
+        """What was counted: breaks, failed and refused attempts, errors, ended tasks, and so on."""
+        return self._live.counts + self._mailbox.counts + Counter(getattr(self._nc, "counts", {}))
+
+    @property
     def max_payload(self) -> int:
         """Bytes the server takes as one message, headers included."""
-        return int(self._nc.max_payload)
+        return self._limits.max_payload
 
     @property
     def server_version(self) -> str:
@@ -75,86 +82,113 @@ class Link:
     @property
     def up(self) -> bool:
         """Whether bytes can be sent now."""
-        return bool(self._nc.is_connected)
+        return self._live.up
 
     @property
     def breaks(self) -> int:
         """How often the connection was lost and made again."""
-        return int(self._nc.stats["reconnects"])
+        return self._live.generation
 
     def on_break(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` when the connection is lost; the answer takes it back."""
-        return self._listen(self._on_break, callback)
+        """Call `callback` when the connection is lost; returns a function that ends this."""
+        return self._live.on_break(callback)
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every reconnect; the answer takes it back."""
-        return self._listen(self._on_reconnect, callback)
+        """Call `callback` after every reconnect; returns a function that ends this."""
+        return self._live.on_reconnect(callback)
+
+    def on_close(self, callback: Callable[[ClosedError], None]) -> Callable[[], None]:
+        """Call `callback` when nats-py has closed the connection; returns a function that ends this."""
+        return self._live.on_close(callback)
+
+    @property
+    def listeners(self) -> int:
+        """How many callbacks are called when the connection changes."""
+        return self._live.listeners
 
     def note_error(self, error: Exception | None) -> None:
         """Remember what the server refused; a connection made by `connect` reports every error here."""
         if error is not None and error is not self._last_error:
             self._last_error = error
             self._error_count += 1
-            # A permission that is taken away ends a subscription that was there.
-            if self._inbox is not None and f'subscription to "{self._inbox.lower()}' in str(error):
-                self._mailbox_refused = True
-            self._errors.append((self._error_count, str(error)))
+            text = str(error).lower()
+            self._mailbox.note_error(text, self.breaks)
+            if "maximum payload violation" in text:
+                self._limits.violated(self._mailbox.sizes)
+            self._errors.append((self._error_count, text))
 
     async def ready(self, timeout: float = REQUEST_TIMEOUT) -> None:
-        """Wait until the connection is up; raises StoreUnavailableError, ClosedError."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while not self.up:
-                    self._check_open()
-                    await asyncio.sleep(_LOOK_EVERY / 4)
-        self._check_open()
-        if not self.up:
-            if "authorization" in str(self._nc.last_error).lower():
-                raise PermissionDeniedError(f"the server refuses the credentials: {self._nc.last_error}")
-            raise StoreUnavailableError(
-                f"not connected to NATS for {timeout:g} s; the last error was: {self._nc.last_error}"
-            )
+        """Wait until the connection is up.
+
+        Raises StoreUnavailableError, which is a PermissionDeniedError too while the server refuses the
+        credentials, ClosedError, WrongLoopError.
+        """
+        await self._live.ready(timeout)
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: Headers | None = None, *, timeout: float
     ) -> Msg:
-        """The answer to a message; raises StoreUnavailableError, PermissionDeniedError, ClosedError."""
-        return await (await self.send(subject, payload, headers)).answer(timeout)
+        """Return the answer to a message.
 
-    async def send(self, subject: str, payload: bytes = b"", headers: Headers | None = None) -> Pending:
-        """Send a message now or not at all; raises StoreUnavailableError, ClosedError."""
-        self._check_open()
-        if not self.up:
-            raise StoreUnavailableError(f"not connected to NATS; the last error was: {self._nc.last_error}")
+        Raises StoreUnavailableError, PermissionDeniedError, PayloadTooLargeError, ClosedError.
+        """
+        return await (await self.send(subject, payload, headers, timeout=timeout)).answer(timeout)
+
+    async def send(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: Headers | None = None,
+        *,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Pending:
+        """Send a message now or, if the connection takes no bytes for `timeout` seconds, not at all.
+
+        Raises StoreUnavailableError, PayloadTooLargeError, ClosedError, WrongLoopError.
+        """
+        self._check_up(subject)
+        size = size_of(payload, headers)
+        most = self._limits.max_payload
+        if size > most:
+            raise PayloadTooLargeError(
+                f"could not send to {subject}: {size} bytes with headers, and the server takes {most} "
+                "(max_payload of the server, the account or the user): make it smaller or raise the limit"
+            )
+        deadline = time.monotonic() + timeout
+        self._live.watch()
         try:
-            inbox = await self._open_inbox()
+            inbox = await self._mailbox.open()
         except (NatsError, OSError) as error:
             raise StoreUnavailableError(f"could not listen for answers: {error}") from error
-        token = str(next(self._tokens))
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda _: self._waiting.pop(token, None) and None)
-        self._waiting[token] = future
+        await self._room.wait(subject, size, deadline)
+        # From here on nothing else runs until nats-py has the message.
+        self._check_up(subject)
         self.note_error(self._nc.last_error)
-        pending = Pending(self, subject, future, self._error_count)
+        pending = Pending(subject, size, self.breaks, self._error_count, self.check_refusal)
+        token = self._mailbox.expect(pending)
         try:
-            await self._nc.publish(
+            publishing = self._nc.publish(
                 subject, payload, reply=f"{inbox}.{token}", headers=dict(headers) if headers else None
             )
+            await self._room.publish(publishing, subject, size, deadline)
         except BaseException as error:
-            future.cancel()
+            pending.future.cancel()
             if isinstance(error, (NatsError, OSError)):
                 raise StoreUnavailableError(f"could not send to {subject}: {error}") from error
             raise
         return pending
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
-        """Send a message that needs no answer; quietly nothing when the connection is down."""
-        if self.up:
+        """Send a message that needs no answer; quietly nothing when the connection takes none."""
+        if self.up and self._room.has(len(payload)):
             with suppress(NatsError, OSError):
                 await self._nc.publish(subject, payload)
 
     async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
-        """Hand every message of `subject` to `receive`, some at once; what comes back ends that."""
+        """Hand every message of `subject` to `receive`, some at once; return a function that ends that.
+
+        Raises StoreUnavailableError, ClosedError.
+        """
         batch: list[Message] = []
 
         def hand_over() -> None:
@@ -163,35 +197,27 @@ class Link:
             receive(messages)
 
         async def receive_message(message: Msg) -> None:
-            # What nats-py has read at once comes without a turn of the loop between.
+            # The public way. Messages that nats-py has read at once come without a turn of the loop between.
             if not batch:
                 asyncio.get_running_loop().call_soon(hand_over)
-            batch.append((message.subject, message.reply, message.headers, message.data))
+            headers = known_headers(message.headers)
+            batch.append((message.subject, message.reply, headers, message.data))
 
-        self._check_open()
-        direct = self._nc if isinstance(self._nc, DirectClient) else None
-        release = guard(self._nc) if direct is None else lambda: None
+        self._live.check()
+        parser = install(self._nc)
         try:
             subscription = await self._nc.subscribe(
                 subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
-        except BaseException as error:
-            release()
-            if isinstance(error, (NatsError, OSError)):
-                raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
-            raise
-
-        if direct is not None:
-            direct.read_directly(subscription._id, receive)
+        except (NatsError, OSError) as error:
+            raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
+        stop = parser.read(subscription, receive) if parser is not None else lambda: None
 
         async def unsubscribe() -> None:
-            if direct is not None:
-                direct.stop_reading(subscription._id)
             try:
-                with suppress(NatsError, OSError):
-                    await subscription.unsubscribe()
+                await unsubscribed(subscription)
             finally:
-                release()
+                stop()
 
         return unsubscribe
 
@@ -199,133 +225,53 @@ class Link:
         """`publish` an empty message, without waiting for it."""
         task = asyncio.create_task(self.publish(subject))
         self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        task.add_done_callback(self._note_published)
 
     def new_inbox(self) -> str:
-        """A subject nobody else listens to."""
-        return str(self._nc.new_inbox())
+        """Return a subject that only this Link listens to, and that nobody can guess from an earlier one."""
+        return f"{self._nc.new_inbox()}{secrets.token_hex(8)}"
 
     async def close(self) -> None:
         """Let go of the connection, which stays open."""
-        self._closed = True
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait((self._looking,))
-        self._fail_waiting(ClosedError("the Discovery was closed"))
-        if self._mailbox is not None:
-            with suppress(NatsError, OSError):
-                await self._mailbox.unsubscribe()
+        await self._live.close()
+        self._mailbox.fail(self.breaks + 1, ClosedError("the Discovery was closed"))
+        await self._mailbox.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the Discovery was closed")
-        if self._nc.is_closed:
-            raise ClosedError(f"the NATS connection was closed; its last error: {self._nc.last_error}")
+    def _check_up(self, subject: str) -> None:
+        self._live.check()
+        if not self.up:
+            raise StoreUnavailableError(
+                f"could not send to {subject}: not connected to NATS; the last error: {self._nc.last_error}"
+            )
 
-    async def _open_inbox(self) -> str:
-        self._look()
-        if self._mailbox_refused and self._mailbox is not None:
-            with suppress(NatsError, OSError):
-                await self._mailbox.unsubscribe()
-            self._inbox, self._mailbox_refused = None, False
-        if self._inbox is None:
-            # Set before the first await: a second caller's message then goes out behind this SUB.
-            self._inbox = self.new_inbox()
-
-            async def receive(message: Msg) -> None:
-                future = self._waiting.get(message.subject.rpartition(".")[2])
-                if future is not None and not future.done():
-                    future.set_result(message)
-
-            try:
-                self._mailbox = await self._nc.subscribe(f"{self._inbox}.*", cb=receive)
-            except BaseException:
-                self._inbox = None
-                raise
-        return self._inbox
+    def _note_published(self, task: asyncio.Task[None]) -> None:
+        self._publishing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._live.counts["publishes_failed"] += 1
+            _log.warning(
+                "a message without an answer was not sent: %r",
+                task.exception(),
+                extra=log.fields("not_published", error=task.exception()),
+            )
 
     def check_refusal(self, subject: str, errors_before: int) -> None:
-        """Raise PermissionDeniedError if the server has refused `subject` since `errors_before`."""
+        """Raise what the server has said against `subject` since `errors_before`.
+
+        Raises PermissionDeniedError, and StoreUnavailableError for one subscription too many.
+        """
         self.note_error(self._nc.last_error)
         for number, text in self._errors:
             if number <= errors_before:
                 continue
             if f'publish to "{subject.lower()}"' in text:
                 raise PermissionDeniedError(f"this NATS user may not publish to {subject}")
-            if f'subscription to "{str(self._inbox).lower()}' in text:
+            if self._mailbox.is_meant(text):
                 raise PermissionDeniedError(
-                    f"this NATS user may not subscribe to its inbox {self._inbox}.*; "
+                    f"this NATS user may not subscribe to its inbox {self._mailbox.inbox}.*; "
                     "allow it, or set inbox_prefix to one that is allowed"
                 )
-
-    def _listen(
-        self, listeners: dict[int, Callable[[], None]], callback: Callable[[], None]
-    ) -> Callable[[], None]:
-        token = next(self._tokens)
-        listeners[token] = callback
-        self._look()
-
-        def forget() -> None:
-            listeners.pop(token, None)
-
-        return forget
-
-    @staticmethod
-    def _call(listeners: dict[int, Callable[[], None]]) -> None:
-        for callback in list(listeners.values()):
-            callback()
-
-    def _look(self) -> None:
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_for_breaks(), name="natsdisc-link")
-
-    async def _look_for_breaks(self) -> None:
-        up, breaks = self.up, self.breaks
-        while not self._nc.is_closed:
-            await asyncio.sleep(_LOOK_EVERY)
-            if up and (not self.up or breaks != self.breaks):
-                # Their answers went to the old connection.
-                self._fail_waiting(StoreUnavailableError("the NATS connection broke before the answer came"))
-                self._call(self._on_break)
-            if breaks != self.breaks and self.up:
-                breaks = self.breaks
-                self._call(self._on_reconnect)
-            up = self.up
-        self._fail_waiting(ClosedError("the NATS connection was closed"))
-
-    def _fail_waiting(self, error: DiscoveryError) -> None:
-        for future in list(self._waiting.values()):
-            if not future.done():
-                future.set_exception(error)
-                # Not every sender still waits: one that was cancelled has nobody to tell.
-                future.exception()
-
-
-class Pending:
-    """A message that was sent and not answered yet."""
-
-    def __init__(self, link: Link, subject: str, future: asyncio.Future[Msg], errors_before: int) -> None:
-        self.subject = subject
-        self._link = link
-        self._future = future
-        self._errors_before = errors_before
-
-    async def answer(self, timeout: float = REQUEST_TIMEOUT) -> Msg:
-        """Wait `timeout` seconds; raises StoreUnavailableError, PermissionDeniedError, ClosedError."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        patience = _SUSPICIOUS_AFTER
-        try:
-            while not self._future.done():
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0:
-                    raise StoreUnavailableError(
-                        f"no answer to {self.subject} within {timeout:g} s: is there a server with "
-                        "JetStream, and does the stream have a leader?"
-                    )
-                await asyncio.wait((self._future,), timeout=min(patience, left))
-                patience *= 2
-                if not self._future.done():
-                    self._link.check_refusal(self.subject, self._errors_before)
-            return self._future.result()
-        finally:
-            self._future.cancel()
+            if "maximum subscriptions exceeded" in text and self._mailbox.refused:
+                raise StoreUnavailableError(
+                    f"asked {subject} and cannot listen for the answer: this account, user or server allows "
+                    "no more subscriptions on a connection; raise the limit or watch fewer queries"
+                )

@@ -1,4 +1,4 @@
-"""What the messages of a bucket say: a value, a removal, or something that must not be believed."""
+"""The meaning of a bucket's messages: a value, a removal, or something that must not be believed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "UPDATED",
     "Forged",
     "headers_that_matter",
+    "known_headers",
     "parse_headers",
     "removal",
 ]
@@ -39,16 +40,25 @@ SCHEDULE_NEXT = "Nats-Schedule-Next"
 SCHEDULER = "Nats-Scheduler"
 # Ours, on an unregistration: apart from it, that is the same message as an expired lease's.
 REASON = "Natsdisc-Reason"
-# Ours, on a lease: who holds it.
+# Ours, on a lease: its holder.
 OWNER = "Natsdisc-Owner"
 # Ours, on a value that was written under a lease.
 LEASED = "Natsdisc-Leased"
-# Ours, on a value that `Bucket.replace` wrote: whoever holds the lease goes on with it.
+# Ours, on a value that `Bucket.replace` wrote: the holder of the lease goes on with it.
 UPDATED = "Natsdisc-Updated"
 
 
+_CRLF = b"\r\n"
+_VERSION = b"NATS/1.0"
+_STATUS_LINE = b"NATS/1.0 "
+_SCHEDULER = SCHEDULER.encode()
+_STAMP = b"\r\n" + _SCHEDULER + b": "
+# No subject has a line break: a stamp that cannot be told for sure is the one of no lease.
+_AMBIGUOUS = "\n"
+
+
 class Forged:
-    """The answer for a message that its key's own lease did not write."""
+    """The sign of a message that its key's own lease did not write."""
 
     def __repr__(self) -> str:
         return "FORGED"
@@ -58,10 +68,11 @@ FORGED = Forged()
 
 
 def removal(headers: Mapping[str, str], lease_subject: str) -> RemovalReason | Forged | None:
-    """Why a message with these headers removes its key; None when it is a value.
+    """Return why a message with these headers (of `parse_headers`) removes its key; None for a value.
 
-    The scheduler writes to any subject of the stream for whoever may publish one lease, but it stamps what
-    it writes: a stamped message counts only as the delete that the key's own lease asks for.
+    The scheduler writes to any subject of the stream for everybody who may publish one lease, but it stamps
+    each message that it writes. A stamped message counts only as the delete that the key's own lease,
+    `lease_subject`, asks for.
     """
     operation = headers.get(OPERATION)
     scheduler = headers.get(SCHEDULER)
@@ -80,18 +91,62 @@ def removal(headers: Mapping[str, str], lease_subject: str) -> RemovalReason | F
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """The headers of a message, with the `Status` and `Description` of its first line (ADR-4)."""
-    first, *lines = block.decode("utf-8", "replace").split("\r\n")
-    pairs = (line.partition(":") for line in lines if line)
-    headers = {name: value.strip() for name, _, value in pairs}
-    _, _, status = first.partition(" ")
-    if status:
-        headers["Status"], _, headers["Description"] = status.partition(" ")
+    """Return the headers of a message, and `Status` and `Description` of its first line (ADR-4).
+
+    Any bytes can be parsed. Of a repeated header the first one counts, as it does for the server.
+    `Nats-Scheduler` is there whenever the block holds the server's stamp anywhere, see `_stamp`.
+    """
+    first, *lines = block.split(_CRLF)
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers.setdefault(_text(name), _text(value).strip(" \t"))
+    version, _, status = first.partition(b" ")
+    if version == _VERSION and status:
+        headers["Status"], _, headers["Description"] = _text(status).partition(" ")
+    if (stamp := _stamp(block)) is not None:
+        headers[SCHEDULER] = stamp
     return headers
 
 
 def headers_that_matter(block: bytes) -> dict[str, str] | None:
-    """`parse_headers`, or None for the many messages whose headers `removal` does not look at."""
-    if b"KV-" in block or b"Nats-Sch" in block or b"Nats-Mar" in block or block.startswith(b"NATS/1.0 "):
+    """Return `parse_headers`, or None for the many messages whose headers `removal` does not look at."""
+    if b"KV-" in block or b"Nats-Sch" in block or b"Nats-Mar" in block or block.startswith(_STATUS_LINE):
         return parse_headers(block)
     return None
+
+
+def known_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Return headers that nats-py has parsed as `parse_headers` would; use this where no block is at hand.
+
+    nats-py drops lines that it cannot read, so a stamp may be lost. The server always writes
+    `Nats-Schedule-Next` on a line of its own behind the stamp, which therefore counts as one too.
+    """
+    if not headers:
+        return None
+    known = dict(headers)
+    mentions = [name for name, value in headers.items() if SCHEDULER in name or SCHEDULER in value]
+    if mentions not in ([], [SCHEDULER]) or (not mentions and SCHEDULE_NEXT in headers):
+        known[SCHEDULER] = _AMBIGUOUS
+    return known
+
+
+def _stamp(block: bytes) -> str | None:
+    """Return the lease subject with which the server has stamped a message; None without a stamp.
+
+    The server cuts the last two bytes off the block that a client wrote, whatever they are, and appends
+    `Nats-Scheduler: <subject>`. So a client can have the stamp glued into a line, can write a stamp of its
+    own in front of it, and can have a CR in its lease subject shown as the blank that would begin another
+    stamp. Only one stamp on one whole line is believed. Any other mention names no lease.
+    """
+    mentions = block.count(_SCHEDULER)
+    if not mentions:
+        return None
+    _, _, rest = block.partition(_STAMP)
+    subject, end, _ = rest.partition(_CRLF)
+    return _text(subject) if mentions == 1 and end else _AMBIGUOUS
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError, UnsupportedServerError
@@ -23,9 +22,7 @@ from .api import (
     NoJetStreamError,
 )
 from .backoff import delays
-from .direct import Message
-from .link import Headers
-from .messages import Forged, removal
+from .delivery import Delivery
 from .replica import Replica
 from .stream import Stream
 
@@ -45,6 +42,8 @@ _CREATE_TIMEOUT = 2.0
 # has changed since, all is read again, the more rarely the more there is (seconds, and seconds an entry).
 _CHECK_EVERY = 180.0
 _READ_AGAIN_AFTER = 0.5
+# Seconds in which a reader that is closed tells the server; then it goes without.
+_CLOSE_PATIENCE = 0.2, 0.02, 0.02, 0.02, 0.02
 _NS = 1_000_000_000
 
 _DOUBTS = {
@@ -85,8 +84,12 @@ class OrderedReader:
 
     async def aclose(self) -> None:
         self._forget_listener()
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        for patience in _CLOSE_PATIENCE:
+            # nats-py waits for flushes that a dead connection never makes, and each swallows a cancellation.
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=patience)
+            if self._task.done():
+                break
 
     async def _run(self) -> None:
         started = _now()
@@ -132,7 +135,7 @@ class OrderedReader:
         name = secrets.token_hex(11)
         inbox = self._api.link.new_inbox()
         delivery = self._delivery = Delivery(
-            self._stream, self._sink, self._wake, self._api.link.publish_soon
+            self._stream, self._filter, name, self._sink, self._wake, self._api.link.publish_soon
         )
         unsubscribe = await self._api.link.subscribe(inbox, delivery.receive)
         try:
@@ -292,134 +295,6 @@ class OrderedReader:
         except PermissionDeniedError:
             # This user may not ask; it is not asked again, for the server reports every refusal.
             self._stream.is_hidden = True
-
-
-class Delivery:
-    """What one consumer delivers, in the consumer's order or not at all."""
-
-    def __init__(
-        self, stream: Stream, sink: Sink, wake: asyncio.Event, answer: Callable[[str], None]
-    ) -> None:
-        self._subject_prefix = stream.subject_prefix
-        self._lease_prefix = stream.lease_prefix
-        self._sink = sink
-        self._wake = wake
-        self._answer = answer
-        self._time = asyncio.get_running_loop().time
-        self._expected: int | None = None
-        self._left: int | None = None
-        self._in_snapshot = True
-        self.received = 0
-        self.heard = _now()
-        self.confirmed: float | None = None
-        self.doubt: Doubt | None = None
-        self.bug: Exception | None = None
-        self.snapshot_is_quiet = False
-        self.ended = False
-
-    def expect(self, messages: int) -> None:
-        """The snapshot has this many messages, and may end from now on."""
-        self._expected = messages
-        self.heard = _now()
-        self._end_snapshot_at(self.received if self._left == 0 else messages)
-
-    def receive(self, messages: Sequence[Message]) -> None:
-        """Take messages as they came, and answer what flow control asks."""
-        if self.ended or self.doubt is not None or self.bug is not None:
-            return
-        try:
-            self._take(messages)
-        except Exception as error:
-            self.bug = error
-            self._wake.set()
-
-    def _take(self, messages: Sequence[Message]) -> None:
-        self.heard = self._time()
-        run: list[Message] = []
-        for message in messages:
-            # What is stored comes under its own subject, whatever headers somebody gave it.
-            if message[0].startswith(self._subject_prefix):
-                run.append(message)
-                continue
-            self._deliver(run)
-            run = []
-            if self.doubt is None:
-                self._control(message[2] or {}, message[1])
-        self._deliver(run)
-
-    def _deliver(self, run: Sequence[Message]) -> None:
-        """Report messages that were delivered in a row, if none of them is missing."""
-        if not run or self.doubt is not None:
-            return
-        # The server numbers what it sends in its order: with the first and the last, all are there.
-        first, _ = _delivered(run[0][1])
-        last, pending = _delivered(run[-1][1])
-        if first != self.received + 1 or last - first + 1 != len(run):
-            self._doubt(Doubt.GAP)
-            return
-        self.received = last
-        self._report(run)
-        if self._in_snapshot:
-            self._left = pending
-            if self._expected is not None:
-                self._end_snapshot_at(self.received if pending == 0 else self._expected)
-        else:
-            self.confirmed = self.heard
-
-    def _report(self, run: Sequence[Message]) -> None:
-        skip = len(self._subject_prefix)
-        values: list[tuple[str, bytes]] = []
-        for subject, _, headers, data in run:
-            key = subject[skip:]
-            why = removal(headers, self._lease_prefix + key) if headers is not None else None
-            if why is None:
-                values.append((key, data))
-                continue
-            if values:
-                self._sink.put(values)
-                values = []
-            if isinstance(why, Forged):
-                self._sink.keep(key)
-            else:
-                self._sink.delete(key, why)
-        if values:
-            self._sink.put(values)
-
-    def _control(self, headers: Headers, reply: str) -> None:
-        if headers.get("Status") != "100":
-            self._doubt(Doubt.CONSUMER)
-        elif reply:
-            self._answer(reply)  # a flow-control request
-        elif headers.get("Nats-Last-Consumer", str(self.received)) != str(self.received):
-            self._doubt(Doubt.GAP)
-        else:
-            stalled = headers.get("Nats-Consumer-Stalled")
-            if not self._in_snapshot:
-                self.confirmed = self.heard
-            elif stalled is None:
-                self.snapshot_is_quiet = True
-                self._wake.set()
-            if stalled is not None:
-                self._answer(stalled)
-
-    def _end_snapshot_at(self, messages: int | None) -> None:
-        if self._in_snapshot and messages is not None and self.received >= messages:
-            self._in_snapshot = False
-            self.confirmed = self.heard
-            self._sink.end()
-
-    def _doubt(self, doubt: Doubt) -> None:
-        self.doubt = doubt
-        self._wake.set()
-
-
-def _delivered(reply: str) -> tuple[int, int]:
-    """Consumer sequence and messages left, of a `$JS.ACK` subject (ADR-15)."""
-    if reply.count(".") == 8:
-        _, consumer_sequence, _, pending = reply.rsplit(".", 3)
-    else:  # with a domain, an account, and perhaps a random token at the end
-        consumer_sequence, _, pending = reply.split(".")[8:11]
-    return int(consumer_sequence), int(pending)
 
 
 def _next_check() -> float:

@@ -15,10 +15,11 @@ from natsdisc.errors import DiscoveryError
 from natsdisc.model import RemovalReason
 from natsdisc.store import Doubt
 from natsdisc.store.jetstream.api import JetStreamApi
+from natsdisc.store.jetstream.delivery import Delivery, _delivered
 from natsdisc.store.jetstream.link import Link
-from natsdisc.store.jetstream.reader import Delivery, _delivered
 from natsdisc.store.jetstream.servertime import ServerTime
-from natsdisc.store.jetstream.stream import Stream, StreamOptions
+from natsdisc.store.jetstream.stream import Stream
+from natsdisc.store.jetstream.stream_config import StreamOptions
 
 INBOX = "_INBOX.reader"
 STREAM_SEQUENCE = 100  # the stream's sequence is far ahead of the consumer's, as it is in life
@@ -102,7 +103,9 @@ class Rig:
         self.sink = Recorder()
         stream = Stream(JetStreamApi(Link(Client())), "v1_instances", StreamOptions(), ServerTime())
         self.answers: list[str] = []
-        self.delivery = Delivery(stream, self.sink, self.wake, self.answers.append)
+        self.delivery = Delivery(
+            stream, "$KV.v1_instances.>", "reader", self.sink, self.wake, self.answers.append
+        )
 
     @classmethod
     def synced(cls) -> Rig:

@@ -44,7 +44,7 @@ class ServerTime:
         """The next answer may come from another server."""
         self._at, self.error = None, float("inf")
 
-    def now(self) -> datetime:
+    def current(self) -> datetime:
         """Return the server's time, off by `error` seconds at most.
 
         Raises StoreUnavailableError when the connection broke since the server was last asked.

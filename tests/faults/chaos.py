@@ -130,18 +130,20 @@ class Chaos:
         self._calm.clear()
         await eventually(lambda: not self._busy, SETTLING)
         self._calm_at = time.monotonic()
-        started = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            fresh = group.create_task(self._fresh_readers())
-            group.create_task(self._fleet.converged(timeout=SETTLING))
-        took, instances = time.monotonic() - started, len(self._fleet.truth)
+        fresh, took = await asyncio.gather(self._fresh_readers(), self._converged())
+        instances = len(self._fleet.truth)
         say(
             f"                 converged after {took:.2f} s: {instances} instances; "
-            f"{FRESH_READERS} fresh readers right after {fresh.result():.2f} s"
+            f"{FRESH_READERS} fresh readers right after {fresh:.2f} s"
         )
         self._only_kills = True
         if not self._ended:
             self._calm.set()
+
+    async def _converged(self) -> float:
+        started = time.monotonic()
+        await self._fleet.converged(timeout=SETTLING)
+        return time.monotonic() - started
 
     async def _fresh_readers(self) -> float:
         """Open readers at every node; return the seconds until each showed what there is, and went on to.

@@ -21,6 +21,7 @@ __all__ = ["Copy", "read_copies"]
 TRIES = 60  # three nodes of which one is never chosen in so many random draws: 1 in 10**10
 CONSUMER_LIVES = 5_000_000_000  # ns, in case that it cannot be deleted
 READ_TIMEOUT = 5.0
+NO_RESPONDERS = "503"
 REQUEST_LASTS = 2_000_000_000  # ns
 
 
@@ -90,13 +91,17 @@ async def _read(client: nats.NATS, stream: str, name: str, pending: int) -> Copy
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox)
     try:
-        # Without waiting, a server with much to do says that there is nothing before it has looked.
         question = json.dumps({"batch": pending, "expires": REQUEST_LASTS}).encode()
-        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", question, reply=inbox)
+        next_ones = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
+        await client.publish(next_ones, question, reply=inbox)
         async with asyncio.timeout(READ_TIMEOUT):
             while messages < pending:
                 message = await subscription.next_msg(timeout=READ_TIMEOUT)
                 headers = message.headers or {}
+                if message.subject == inbox and headers.get("Status") == NO_RESPONDERS:
+                    await asyncio.sleep(0.01)  # our node has not heard of the consumer yet
+                    await client.publish(next_ones, question, reply=inbox)
+                    continue
                 if message.subject == inbox and "Status" in headers:
                     break  # some of the messages expired before it was their turn
                 messages += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,22 @@ from natsdisc.entry import BUCKETS
 
 from .kit import Follower, Plain, opened_in
 
-__all__ = ["Reader", "Sight"]
+__all__ = ["Reader", "Sight", "cancelled"]
 
 LIST_EVERY = 0.5
+ENDING = 30.0  # seconds for a reader to close
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end. Raises AssertionError with its stack when it does not end."""
+    task.cancel()
+    await asyncio.wait((task,), timeout=ENDING)
+    if not task.done():
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        raise AssertionError(f"cancelled {ENDING:g} s ago, and still there: {task}\n{stack.getvalue()}")
+    if not task.cancelled():
+        task.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +87,7 @@ class Reader:
         try:
             yield self
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await cancelled(task)
 
     async def _read(self) -> None:
         async with contextlib.AsyncExitStack() as opened:

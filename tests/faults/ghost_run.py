@@ -26,7 +26,7 @@ from natsdisc.testing import crash
 from tests.rig import Cluster, eventually
 
 from .copies import Copy, read_copies
-from .ghost_reader import Reader, Sight
+from .ghost_reader import Reader, Sight, cancelled
 from .kills import ENDED, purge
 from .kit import STREAMS, Follower, Plain, opened_in
 
@@ -279,8 +279,7 @@ class _Copies:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            await cancelled(task)
 
     async def _look(self) -> None:
         while True:

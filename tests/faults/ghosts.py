@@ -37,6 +37,7 @@ BOUND_LIVING = 10.0  # seconds, for a component that has a living process
 BOUND_ALONE = 60.0  # seconds, for one that has none, while any process with the permission runs
 VERSIONS = ("2.12.8", "2.14.6", None)
 KINDS = ("list", "view", "watch", "plain")
+ENOUGH = 300.0  # seconds for one setting
 ROOT = Path(__file__).resolve().parents[2]
 
 SETTINGS = tuple(
@@ -73,6 +74,20 @@ async def _run_elsewhere(setting: Setting, given: argparse.Namespace) -> tuple[s
     return written.decode(errors="replace"), time.monotonic() - started
 
 
+async def _run_bounded(setting: Setting, binary: Path, given: argparse.Namespace) -> dict[Case, Outcome]:
+    """Run one setting; when it takes far too long, write where every task stands and end the process."""
+    task = asyncio.create_task(run(setting, binary, down=given.down, seed=given.seed))
+    await asyncio.wait((task,), timeout=ENOUGH)
+    if not task.done():
+        for each in asyncio.all_tasks():
+            each.print_stack(limit=4, file=sys.stdout)
+        print(f"{setting}: not done after {ENOUGH:g} s", flush=True)
+        task.cancel()
+        await asyncio.wait((task,), timeout=ENOUGH / 10)
+        sys.exit(1)
+    return task.result()
+
+
 def _run_here(text: str, given: argparse.Namespace) -> None:
     """Run one setting and write its outcomes as a line of JSON."""
     setting = Setting(**json.loads(text))
@@ -80,7 +95,7 @@ def _run_here(text: str, given: argparse.Namespace) -> None:
         binary = server_binary(setting.version)
     except pytest.skip.Exception as error:
         sys.exit(str(error))
-    outcomes = asyncio.run(run(setting, binary, down=given.down, seed=given.seed))
+    outcomes = asyncio.run(_run_bounded(setting, binary, given))
     print(
         json.dumps(
             [[dataclasses.asdict(case), dataclasses.asdict(outcome)] for case, outcome in outcomes.items()]

@@ -15,7 +15,7 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
-from .store.jetstream.stream import StreamOptions
+from .store.jetstream.stream_config import StreamOptions
 
 __all__ = ["LIMITS", "Permissions", "Role", "permissions"]
 

@@ -31,8 +31,6 @@ _WINDOW = 0.025
 # So many renewals go out together, and so many times that at once. An answer is waited for for half a second:
 # of all that fall due in one moment after a reconnect, most would spend it in a queue, and be sent once more.
 _RENEWED_TOGETHER, _RENEWING_AT_ONCE = 125, 4
-# Seconds after a start or a reconnect.
-_SWEEP_AFTER = 0.2, 1.0
 # So many registrations are made again at once after a bucket was lost.
 _AT_ONCE = 50
 
@@ -85,7 +83,7 @@ class Registrar:
         self._owner = secrets.token_hex(8)
         self._held: dict[InstanceId, Registration] = {}
         self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._swept: set[tuple[Bucket, str]] = set()
+        self._swept: dict[tuple[Bucket, str], Callable[[], None]] = {}
         self._schedule: list[tuple[float, int, Registration]] = []
         self._order = itertools.count()
         self._due: dict[Bucket, OrderedDict[Registration, None]] = {}  # each once, however often it fell due
@@ -125,7 +123,7 @@ class Registrar:
             registration = Registration(bucket, key, value, instance, hold)
             self._held[instance.id] = registration
             self._put(registration, hold)
-            self._sweep_soon([registration])
+            self._keep_swept(registration)
             return registration
 
     async def replace(self, registration: Registration, value: bytes, instance: Instance) -> None:
@@ -182,6 +180,9 @@ class Registrar:
             self._timer.cancel()
         if self._forget_listener is not None:
             self._forget_listener()
+        for end in self._swept.values():
+            end()
+        self._swept.clear()
         await _cancelled(self._tasks)
         leaving = {asyncio.create_task(self.unregister(id)) for id in list(self._held)}
         failed: list[BaseException] = []
@@ -237,8 +238,6 @@ class Registrar:
         now = self._clock.time()
         for registration in self._held.values():
             self._put(registration, lease.renewed_at_once(registration._hold, now))
-        self._swept.clear()
-        self._sweep_soon(self._held.values())
 
     def _act(self) -> None:
         self._timer = None
@@ -264,34 +263,15 @@ class Registrar:
             self._spawn(self._register_again(gone[at : at + _AT_ONCE]))
         self._set_timer()
 
-    def _sweep_soon(self, registrations: Iterable[Registration]) -> None:
-        """Once after a start and a reconnect, look for ghosts beside our own instances."""
-        for registration in registrations:
-            component = ".".join(registration._key.split(".")[:2])
-            if registration.lease_ttl is not None and (registration._bucket, component) not in self._swept:
-                self._swept.add((registration._bucket, component))
-                self._spawn(self._sweep(registration._bucket, component))
+    def _keep_swept(self, registration: Registration) -> None:
+        """Have the place of our own leased instances kept free of dead ones, as long as this process lives."""
+        place = registration._bucket, ".".join(registration._key.split(".")[:2])
+        if registration.lease_ttl is not None and place not in self._swept:
+            holder = _Holder(self._held_keys, registration._bucket, self._stats)
+            self._swept[place] = registration._bucket.keep_swept(place[1], holder)
 
-    async def _sweep(self, bucket: Bucket, component: str) -> None:
-        # After the renewals, and not in step with everybody else.
-        await asyncio.sleep(random.uniform(*_SWEEP_AFTER))  # noqa: S311 (spreads load)
-        try:
-            count = await bucket.sweep(component)
-        except DiscoveryError as error:
-            _log.debug(
-                "no sweep of %s: %s",
-                component,
-                error,
-                extra=log.fields("not_swept", prefix=component, error=error),
-            )
-        else:
-            if count:
-                _log.warning(
-                    "%d instances below %s had no lease any more; they are removed",
-                    count,
-                    component,
-                    extra=log.fields("swept", prefix=component, count=count),
-                )
+    def _held_keys(self, bucket: Bucket, key: str) -> bool:
+        return any(one._key == key and one._bucket is bucket for one in self._held.values())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -412,6 +392,24 @@ class Registrar:
                         registration.id,
                         extra=log.fields("callback_failed", id=registration.id),
                     )
+
+
+class _Holder:
+    """What the sweeps of one bucket ask of a Registrar, and tell it."""
+
+    def __init__(
+        self, holds: Callable[[Bucket, str], bool], bucket: Bucket, stats: Counters
+    ) -> None:
+        self._holds, self._bucket, self._stats = holds, bucket, stats
+
+    def holds(self, key: str) -> bool:
+        return self._holds(self._bucket, key)
+
+    def note_swept(self, count: int) -> None:
+        self._stats.swept += count
+
+    def note_wrong_copy(self) -> None:
+        self._stats.wrong_copies += 1
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

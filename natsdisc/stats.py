@@ -43,6 +43,8 @@ class Stats:
     renewals: Renewals
     fence_failures: int
     reregistrations: int
+    swept: int
+    wrong_copies: int
     queries: Mapping[Query, Picture]
     registrations: Mapping[str, int]
 
@@ -62,6 +64,8 @@ class Counters:
     longest_renewal: float = 0.0
     fence_failures: int = 0
     reregistrations: int = 0
+    swept: int = 0
+    wrong_copies: int = 0
 
     def note_renewals(self, count: int, seconds: float) -> None:
         """So many leases were renewed together."""
@@ -82,6 +86,8 @@ class Counters:
             renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),
             fence_failures=self.fence_failures,
             reregistrations=self.reregistrations,
+            swept=self.swept,
+            wrong_copies=self.wrong_copies,
             queries=MappingProxyType(queries),
             registrations=MappingProxyType(registrations),
         )

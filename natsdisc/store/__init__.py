@@ -15,7 +15,7 @@ from ..clock import Clock
 from ..errors import ConflictError, DiscoveryError
 from ..model import RemovalReason
 
-__all__ = ["Bucket", "Doubt", "Entry", "EntryExistsError", "Lease", "Reader", "Sink", "Store"]
+__all__ = ["Bucket", "Doubt", "Entry", "EntryExistsError", "Holder", "Lease", "Reader", "Sink", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,19 @@ class Reader(Protocol):
         """End it and free what it holds on the server; the sink hears no more."""
 
 
+class Holder(Protocol):
+    """A user of a bucket whose entries must not be swept. Every method is quick and never raises."""
+
+    def holds(self, key: str) -> bool:
+        """Return whether `key` is this user's."""
+
+    def note_swept(self, count: int) -> None:
+        """Count entries that were removed because their owners are gone."""
+
+    def note_wrong_copy(self) -> None:
+        """Count a replica whose content differs from its leader's."""
+
+
 class Bucket(Protocol):
     """One bucket. It is made by the first write; reading a bucket that is not there finds nothing.
 
@@ -133,8 +146,11 @@ class Bucket(Protocol):
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         """Push every lease's end away; for each None, or why not: ConflictError is a failed fence."""
 
-    async def sweep(self, prefix: str) -> int:
-        """Remove what was written under a lease and has none, below the tokens of `prefix`; how many."""
+    def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
+        """Remove what a server brings back below the tokens of `prefix`, or anywhere if that is allowed.
+
+        Returns a function that ends that.
+        """
 
     async def get(self, key: str) -> Entry | None:
         """The live entry of `key`."""

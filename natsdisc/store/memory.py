@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
 from ..model import RemovalReason
-from . import Entry, EntryExistsError, Lease, Reader, Sink
+from . import Entry, EntryExistsError, Holder, Lease, Reader, Sink
 
 __all__ = ["MemoryStore"]
 
@@ -83,8 +83,8 @@ class MemoryBucket:
         self._check_fence(key, revision)
         return self._write(key, value, updated=True).revision
 
-    async def sweep(self, prefix: str) -> int:
-        return 0  # nothing comes back here
+    def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
+        return lambda: None  # nothing comes back here
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         await asyncio.sleep(0)

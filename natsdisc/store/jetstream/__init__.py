@@ -13,7 +13,7 @@ from .bucket import JetStreamBucket
 from .connection import close_connection, open_connection
 from .link import Link
 from .servertime import ServerTime
-from .stream import StreamOptions
+from .stream_config import StreamOptions
 
 __all__ = ["JetStreamStore"]
 
@@ -29,8 +29,8 @@ class JetStreamStore:
         self,
         nc: Client,
         *,
-        replicas: int = 1,
-        storage: Literal["file", "memory"] = "file",
+        replicas: int | None = None,
+        storage: Literal["file", "memory"] | None = None,
         bucket_prefix: str = "",
         tombstone_ttl: float = 300.0,
     ) -> None:
@@ -85,7 +85,9 @@ class JetStreamStore:
             return
         # Whoever attaches while this waits begins anew.
         link, self._link = self._link, Link(self._nc)
-        self._buckets.clear()
+        buckets, self._buckets = self._buckets, {}
+        for bucket in buckets.values():
+            await bucket.aclose()
         await link.close()
         if self._owns_connection:
             await close_connection(self._nc)

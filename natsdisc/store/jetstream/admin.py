@@ -18,7 +18,8 @@ from .connection import Connection, open_connection
 from .link import REQUEST_TIMEOUT, Link
 from .messages import EXPECTED_SEQUENCE
 from .servertime import ServerTime
-from .stream import Stream, StreamOptions
+from .stream import Stream
+from .stream_config import StreamOptions
 
 __all__ = ["Admin", "Server", "Stored", "StreamState"]
 
@@ -91,8 +92,8 @@ class Admin:
         nats_options: dict[str, Any],
         *,
         bucket_prefix: str = "",
-        replicas: int = 1,
-        storage: Literal["file", "memory"] = "file",
+        replicas: int | None = None,
+        storage: Literal["file", "memory"] | None = None,
     ) -> Self:
         """Connect; raises what `open_connection` does, InvalidNameError, InvalidValueError."""
         options = StreamOptions(bucket_prefix=bucket_prefix, replicas=replicas, storage=storage)

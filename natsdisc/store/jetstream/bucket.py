@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import TypeVar
 
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
 from ...model import RemovalReason
-from .. import Entry, EntryExistsError, Lease, Reader, Sink
+from .. import Entry, EntryExistsError, Holder, Lease, Reader, Sink
 from .api import (
     JETSTREAM_PATIENCE,
     NO_MESSAGE_FOUND,
@@ -50,7 +49,9 @@ from .messages import (
 )
 from .reader import OrderedReader
 from .servertime import ServerTime
-from .stream import Stream, StreamOptions
+from .stream import Stream
+from .stream_config import StreamOptions
+from .sweeper import Sweeper
 
 __all__ = ["JetStreamBucket"]
 
@@ -62,12 +63,6 @@ _TRY_TIMEOUT = 2.0
 # their time, on a long way or from a busy server, asking again before they can be here would never end.
 _RENEW_TIMEOUT, _LONGEST_RENEW_TIMEOUT = 0.5, 4.0
 _TIMEOUT_BY_ANSWER = 4.0
-# Seconds for each message of a bucket over which the sweeps of a fleet spread, and at most.
-_SWEEP_SPREAD, _LONGEST_SWEEP_SPREAD = 0.002, 120.0
-# Between two looks at a value without a lease.
-_SECOND_LOOK = 1.0
-# So many keys are looked at one by one in a sweep, others in the next.
-_MOST_SUSPECTS = 1000
 # So many writes of a bucket are on their way at once; more would only time out in the server's queue.
 _AT_ONCE = 256
 # Headers of a value message count as payload; ours need less than this.
@@ -84,12 +79,15 @@ class JetStreamBucket:
         self._clock = clock
         self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
         self._stream = Stream(api, name, options, clock)
+        self._sweeper = Sweeper(api, self._stream, clock, self._tombstone_ttl)
+        self._stream.on_new_leader = self._sweeper.sweep_soon
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
 
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
         self._stream.forget()
+        self._sweeper.sweep_soon()
 
     async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
         self._check_size(key, value)
@@ -105,42 +103,12 @@ class JetStreamBucket:
     async def delete(self, key: str, *, revision: int | None) -> None:
         await self._retried(lambda timeout: self._delete(key, revision, timeout))
 
-    async def sweep(self, prefix: str) -> int:
-        content = await self._stream.content()
-        if content is None:
-            return 0
-        # Everybody sweeps after a break: of large registries not all should be asked for at once.
-        await asyncio.sleep(random.uniform(0, min(content[1] * _SWEEP_SPREAD, _LONGEST_SWEEP_SPREAD)))  # noqa: S311
-        suspects = await self._ghosts(await self._without_lease(prefix))
-        if not suspects:
-            return 0
-        # A renewal on its way is not a reason to remove anybody, and the fence spares who is back.
-        await asyncio.sleep(_SECOND_LOOK)
-        ghosts = await self._ghosts([entry.key for entry in suspects])
-        for ghost in ghosts:
-            await self.delete(ghost.key, revision=ghost.revision)
-        return len(ghosts)
+    def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
+        return self._sweeper.add(prefix, holder)
 
-    async def _without_lease(self, prefix: str) -> list[str]:
-        """The keys below `prefix` beside which no lease lies."""
-        values, leases = self._stream.subject_prefix, self._stream.lease_prefix
-        keys = {subject[len(values) :] for subject in await self._stream.subjects(f"{values}{prefix}.>")}
-        held = {subject[len(leases) :] for subject in await self._stream.subjects(f"{leases}{prefix}.>")}
-        suspects = keys - held
-        return random.sample(sorted(suspects), min(len(suspects), _MOST_SUSPECTS))
-
-    async def _ghosts(self, keys: Sequence[str]) -> list[Entry]:
-        """Those of `keys` whose value was written under a lease that is gone.
-
-        A lease ends with its value. But a server that was killed reads values back that it had removed,
-        once their tombstones are gone (nats-server#8505; measured up to 2.15.1), and nobody renews those.
-        """
-        ghosts = []
-        for key in keys:
-            _, entry = await self._last(key, _TRY_TIMEOUT)
-            if entry is not None and entry.leased and await self._lease_owner(key, _TRY_TIMEOUT) is None:
-                ghosts.append(entry)
-        return ghosts
+    async def aclose(self) -> None:
+        """End what runs for this bucket."""
+        await self._sweeper.aclose()
 
     async def get(self, key: str) -> Entry | None:
         _, entry = await self._retried(lambda timeout: self._last(key, timeout))
@@ -161,7 +129,9 @@ class JetStreamBucket:
                 self._stream.forget()
             # After any silence the server answers a question first: a renewal that waits in a dead
             # connection's buffers would arrive with a time in the past, and kill what it should keep.
-            await self._stream.ensure(leases=True, timeout=_LONGEST_RENEW_TIMEOUT, again_every=_RENEW_TIMEOUT)
+            await self._stream.ensure(
+                leases=True, timeout=_LONGEST_RENEW_TIMEOUT, again_every=_RENEW_TIMEOUT, even_unsafe=True
+            )
             acks = [await self._publish_lease(lease) for lease in leases]
         except DiscoveryError as error:
             return [error] * len(leases)
@@ -319,32 +289,18 @@ class JetStreamBucket:
 
     async def _last(self, key: str, timeout: float) -> tuple[int, Entry | None]:
         """The sequence of the key's last message, 0 without one, and the entry if it is a value."""
-        message = await self._last_message(self._stream.subject_prefix + key, timeout)
+        message = await self._stream.last_message(self._stream.subject_prefix + key, timeout)
         if message is None:
             return 0, None
-        sequence, headers, value = message
+        _, sequence, _, headers, value = message
         if removal(headers, self._stream.lease_prefix + key) is not None:
             return sequence, None
         return sequence, Entry(key, value, sequence, UPDATED in headers, LEASED in headers)
 
     async def _lease_owner(self, key: str, timeout: float) -> str | None:
         """Who holds the lease of `key`."""
-        message = await self._last_message(self._stream.lease_prefix + key, timeout)
-        return message[1].get(OWNER) if message is not None else None
-
-    async def _last_message(self, subject: str, timeout: float) -> tuple[int, dict[str, str], bytes] | None:
-        """Sequence, headers and payload of the last message of a subject."""
-        try:
-            answer = await self._api.call(
-                f"STREAM.MSG.GET.{self._stream.name}", {"last_by_subj": subject}, timeout=timeout
-            )
-        except ApiError as error:
-            if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
-                return None
-            raise
-        message = answer["message"]
-        headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
-        return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
+        message = await self._stream.last_message(self._stream.lease_prefix + key, timeout)
+        return message.headers.get(OWNER) if message is not None else None
 
     async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
         """What `attempt(timeout)` answers, tried again while the store is unavailable."""

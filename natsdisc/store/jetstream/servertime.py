@@ -44,6 +44,15 @@ class ServerTime:
         """The next answer may come from another server."""
         self._at, self.error = None, float("inf")
 
+    def now(self) -> datetime:
+        """Return the server's time, off by `error` seconds at most.
+
+        Raises StoreUnavailableError when the connection broke since the server was last asked.
+        """
+        if self._at is None:
+            raise StoreUnavailableError("the connection broke: the server has to be asked for its time again")
+        return self._at + timedelta(seconds=time.monotonic() - self._measured)
+
     def after(self, seconds: float) -> str:
         """The server's time in `seconds` from now, not earlier, as RFC 3339.
 

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import base64
+import logging
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from ...errors import InvalidNameError, InvalidValueError, StoreUnavailableError, UnsupportedServerError
-from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from ... import log
+from ...errors import StoreUnavailableError, UnsupportedServerError
+from .api import NO_MESSAGE_FOUND, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .link import REQUEST_TIMEOUT
+from .messages import parse_headers
 from .servertime import ServerTime
+from .stream_config import NewStream, StreamOptions, data_loss, extended, not_a_bucket
 
-__all__ = ["Stream", "StreamOptions"]
+__all__ = ["StoredMessage", "Stream"]
 
-_PREFIX_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_log = logging.getLogger(__name__)
+
+# A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
+_FAULT_SHARED = 1.0
+# As an offset it asks for the number of subjects alone.
+_BEYOND_THE_LAST = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
-    """How buckets are made, and named."""
+class StoredMessage(NamedTuple):
+    """A message as the stream's leader has it."""
 
-    replicas: int = 1
-    storage: Literal["file", "memory"] = "file"
-    bucket_prefix: str = ""
-    tombstone_ttl: float = 300.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.bucket_prefix, str) or not set(self.bucket_prefix) <= _PREFIX_CHARS:
-            raise InvalidNameError(f"bucket_prefix may hold [-_a-zA-Z0-9] only: {self.bucket_prefix!r}")
-        if self.replicas not in range(1, 6):
-            raise InvalidValueError(f"replicas must be 1 to 5: {self.replicas!r}")
-        if self.storage not in ("file", "memory"):
-            raise InvalidValueError(f'storage must be "file" or "memory": {self.storage!r}')
-        # The server takes TTLs in whole seconds, from one on (ADR-43).
-        if not 1 <= self.tombstone_ttl < math.inf:
-            raise InvalidValueError(f"tombstone_ttl must be 1 s or more, and end: {self.tombstone_ttl!r}")
+    subject: str
+    sequence: int
+    stored: datetime
+    headers: dict[str, str]
+    data: bytes
 
 
 class Stream:
@@ -51,12 +50,30 @@ class Stream:
         self._options = options
         self._clock = clock
         self._config: dict[str, Any] | None = None
+        self._fault: str | None = None  # why the stream cannot hold a registry
         self._looking = asyncio.Lock()
         self._sharing = asyncio.Lock()
         self._cluster: dict[str, Any] = {}
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
+        self._leader: str | None = None
+        self.on_new_leader: Callable[[], None] = lambda: None
         self.is_hidden = False  # from a reader who may not see the configuration
+
+    @property
+    def storage(self) -> str:
+        """Where the stream, as it was last seen, keeps its messages: `file` or `memory`."""
+        return str((self._config or {}).get("storage", "file"))
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether the stream, as it was last seen, has more than one copy."""
+        return int((self._config or {}).get("num_replicas", 1)) > 1
+
+    @property
+    def messages(self) -> int:
+        """How many messages the stream had when it was last seen."""
+        return self._content[1] if self._content is not None else 0
 
     @property
     def known(self) -> bool:
@@ -116,91 +133,152 @@ class Stream:
         return self._content if await self.look() else None
 
     async def subjects(self, filter: str) -> set[str]:
-        """The subjects below `filter` that have a message; none when there is no stream."""
+        """Return the subjects below `filter` that have a message; none when there is no stream."""
+        found, _ = await self.leader_subjects(filter)
+        return found
+
+    async def leader_subjects(self, filter: str) -> tuple[set[str], int]:
+        """Return the subjects below `filter` that the leader has, and the last sequence that it knew then.
+
+        A subject whose message is newer than that sequence may be missing.
+        """
         found: set[str] = set()
+        last: int | None = None
         while True:
-            try:
-                info = await self._api.call(
-                    f"STREAM.INFO.{self.name}", {"subjects_filter": filter, "offset": len(found)}
-                )
-            except ApiError as error:
-                if error.err_code == STREAM_NOT_FOUND:
-                    return set()
-                raise
+            info = await self._subject_page(filter, len(found))
+            if info is None:
+                return set(), 0
             page = info["state"].get("subjects") or {}
             found.update(page)
+            last = int(info["state"]["last_seq"]) if last is None else last
             if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
-                return found
+                return found, last
 
-    async def ensure(self, *, leases: bool, timeout: float, again_every: float | None = None) -> None:
+    async def count(self, filter: str) -> int:
+        """Return how many subjects below `filter` have a message."""
+        info = await self._subject_page(filter, _BEYOND_THE_LAST)
+        return int(info.get("total", 0)) if info is not None else 0
+
+    async def _subject_page(self, filter: str, offset: int) -> dict[str, Any] | None:
+        try:
+            return await self._api.call(
+                f"STREAM.INFO.{self.name}", {"subjects_filter": filter, "offset": offset}
+            )
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+
+    async def last_message(self, subject: str, timeout: float = REQUEST_TIMEOUT) -> StoredMessage | None:
+        """Return the leader's last message of `subject`; None without one."""
+        return await self._message({"last_by_subj": subject}, timeout)
+
+    async def next_message(self, filter: str, sequence: int) -> StoredMessage | None:
+        """Return the leader's first message at `sequence` or later whose subject `filter` matches."""
+        return await self._message({"seq": sequence, "next_by_subj": filter}, REQUEST_TIMEOUT)
+
+    async def _message(self, question: dict[str, Any], timeout: float) -> StoredMessage | None:
+        try:
+            answer = await self._api.call(f"STREAM.MSG.GET.{self.name}", question, timeout=timeout)
+        except ApiError as error:
+            if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
+                return None
+            raise
+        found = answer["message"]
+        return StoredMessage(
+            found["subject"],
+            int(found["seq"]),
+            datetime.fromisoformat(found["time"]),
+            parse_headers(base64.b64decode(found.get("hdrs", ""))),
+            base64.b64decode(found.get("data", "")),
+        )
+
+    async def ensure(
+        self,
+        *,
+        leases: bool,
+        timeout: float,
+        again_every: float | None = None,
+        even_unsafe: bool = False,
+    ) -> None:
         """Have a stream to write to: make it, or take what is there, extended for leases if need be.
 
-        `again_every` is `look`'s. Raises UnsupportedServerError.
+        `timeout` and `again_every` (seconds) are `look`'s. With `even_unsafe`, a bucket that can lose data is
+        taken as it is: what is registered there already is worth renewing. Raises UnsupportedServerError.
         """
-        if self._config is None or (leases and not self.leases):
-            # One looks, and makes it; everybody who came at the same time goes on with that.
+        if self._config is None or (leases and not self.leases) or self._fault is not None:
+            # One task looks and makes it; all that came at the same time go on with that.
             async with self._looking:
-                if self._config is None and not await self.look(timeout, again_every=again_every):
-                    await self._create()
+                if self._is_in_doubt and not await self.look(timeout, again_every=again_every):
+                    await self._create(leases)
                 if leases and not self.leases:
                     await self._extend()
-        self.check()
+        if not (even_unsafe and self._config is not None):
+            self.check()
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether the stream has to be looked at: it is unknown, or may have been put right meanwhile."""
+        if self._config is None:
+            return True
+        return self._fault is not None and time.monotonic() - self._looked > _FAULT_SHARED
 
     def check(self, *, only_read: bool = False) -> None:
         """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use.
 
         A mirror of a bucket has no subjects of its own: it can be read, and only that.
         """
-        config = self._config
-        if config is None:
+        if self._config is None:
             raise StoreUnavailableError(f"the bucket {self.bucket} went away while it was looked at")
-        if config.get("mirror"):
-            if not only_read:
-                raise UnsupportedServerError(
-                    f"the stream {self.name} is a mirror, which can only be read: register at its origin"
-                )
-        elif f"{self.subject_prefix}>" not in (config.get("subjects") or ()):
+        if self._config.get("mirror") and not only_read:
             raise UnsupportedServerError(
-                f"the stream {self.name} is not a KV bucket: it does not hold {self.subject_prefix}>; "
-                "rename it, or choose a bucket_prefix"
+                f"the stream {self.name} is a mirror, which can only be read: register at its origin"
             )
-        if config.get("max_msgs_per_subject") != 1:
+        if self._fault is not None:
             raise UnsupportedServerError(
-                f"the bucket {self.bucket} keeps {config.get('max_msgs_per_subject')} values a key, not 1: "
-                "an old value could come back when the newest expires; set its history to 1"
+                f"the stream {self.name} cannot hold the bucket {self.bucket}: {self._fault}"
             )
 
-    async def _create(self) -> None:
-        config = {
-            "name": self.name,
-            "description": "natsdisc registry",
-            "subjects": [f"{self.subject_prefix}>"],
-            "max_msgs_per_subject": 1,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-            "discard": "old",  # schedules refuse "new" (error 10052)
-            "num_replicas": self._options.replicas,
-            "storage": self._options.storage,
-            "max_consumers": -1,
-            "max_msgs": -1,
-            "max_bytes": -1,
-            "max_msg_size": -1,
-        }
-        sent = time.monotonic()
-        version = _version(self._api.link.server_version)
-        if version >= (2, 11):
-            config["allow_msg_ttl"] = True
-        if version >= (2, 12):
-            config["allow_msg_schedules"] = True
-            config["subjects"] = [f"{self.subject_prefix}>", f"{self.lease_prefix}>"]
-        try:
-            self._take(await self._api.call(f"STREAM.CREATE.{self.name}", config), sent)
-        except ApiError as error:
-            # Somebody with other options was first: theirs is the bucket.
-            if error.err_code == STREAM_NAME_IN_USE and await self.look():
+    async def _create(self, leases: bool) -> None:
+        new = NewStream(
+            self.name,
+            (f"{self.subject_prefix}>", f"{self.lease_prefix}>"),
+            self._options,
+            server=_version(self._api.link.server_version),
+            leases=leases,
+        )
+        while True:
+            sent = time.monotonic()
+            try:
+                self._take(await self._api.call(f"STREAM.CREATE.{self.name}", new.config), sent)
+            except ApiError as error:
+                # Somebody with other options was first: theirs is the bucket.
+                if error.err_code == STREAM_NAME_IN_USE and await self.look():
+                    return
+                if not new.adjust(error.err_code):
+                    raise UnsupportedServerError(f"cannot make the bucket {self.bucket}: {error}") from error
+            else:
+                self._tell_limits(new.config)
                 return
-            raise UnsupportedServerError(f"cannot make the bucket {self.bucket}: {error}") from error
+
+    def _tell_limits(self, config: dict[str, Any]) -> None:
+        _log.info(
+            "made the bucket %s: %s storage, %d replicas",
+            self.bucket,
+            config["storage"],
+            config["num_replicas"],
+            extra=log.fields(
+                "bucket_made", bucket=self.bucket, storage=config["storage"], replicas=config["num_replicas"]
+            ),
+        )
+        if config["max_bytes"] > 0:
+            _log.warning(
+                "the bucket %s holds at most %d bytes, because its account requires a limit; when it is full, "
+                "the server removes the oldest registrations",
+                self.bucket,
+                config["max_bytes"],
+                extra=log.fields("bucket_limited", bucket=self.bucket, max_bytes=config["max_bytes"]),
+            )
 
     async def _extend(self) -> None:
         assert self._config is not None
@@ -211,14 +289,7 @@ class Stream:
                 "lease_ttl=None: an instance then stays until it is unregistered"
             )
         self.check()
-        config = {
-            **self._config,
-            "subjects": sorted({*self._config["subjects"], f"{self.lease_prefix}>"}),
-            "discard": "old",
-            "allow_rollup_hdrs": True,
-            "allow_msg_ttl": True,
-            "allow_msg_schedules": True,
-        }
+        config = extended(self._config, f"{self.lease_prefix}>")
         sent = time.monotonic()
         try:
             self._take(await self._api.call(f"STREAM.UPDATE.{self.name}", config), sent)
@@ -229,9 +300,16 @@ class Stream:
             ) from error
 
     def _take(self, info: dict[str, Any], sent: float) -> None:
-        self._config = info["config"]
+        self._config = config = info["config"]
+        values = f"{self.subject_prefix}>"
+        self._fault = not_a_bucket(config, values) or data_loss(config, values)
         self._cluster, self._looked = info.get("cluster") or {}, sent
         self._content = info["state"]["last_seq"], info["state"]["messages"]
+        leader = self._cluster.get("leader")
+        if leader and leader != self._leader:
+            before, self._leader = self._leader, leader
+            if before is not None:
+                self.on_new_leader()
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
 

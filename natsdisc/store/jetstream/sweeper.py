@@ -1,0 +1,256 @@
+"""When the dead entries of a bucket are looked for, and by which of the processes that could.
+
+Rules
+1. A start, a reconnect, a new leader and a wrong copy are reasons to sweep soon, and again some seconds
+   later: a lease that ends only then does not fire either.
+2. Otherwise a sweep is made once in a while. In a cluster with file storage that is more often, because a
+   node that comes back with a wrong copy tells nobody.
+3. One process sweeps for all: it leaves a mark in the bucket, and the others see that it is young.
+4. A process sweeps everything if its permissions allow that, else the places of its own instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ... import log
+from ...errors import ConflictError, DiscoveryError, PermissionDeniedError
+from .. import Holder
+from .api import JetStreamApi
+from .copies import differences
+from .ghosts import Ghosts
+from .messages import EXPECTED_SEQUENCE, TTL
+from .servertime import ServerTime
+from .stream import StoredMessage, Stream
+
+__all__ = ["Sweeper"]
+
+_log = logging.getLogger(__name__)
+
+# Seconds after a reason to sweep. Not sooner: a server that starts fires what is overdue within a second, and
+# owners that are alive renew before that. Each is drawn from a spread, so that a fleet does not come at once.
+_ROUNDS_S, _SPREAD_S = (1.5, 4.0, 6.5, 9.0, 14.0), 0.7
+_SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S = 0.002, 3.0
+# Seconds between two sweeps without a reason, for the whole fleet.
+_PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
+# So many processes look at the mark as often as that; of more, each looks the more rarely.
+_FLEET = 20
+# Values without a lease are looked for with every sweep that has a reason, else with one in this many.
+_THOROUGH_EVERY = 5
+# A token that no key has in this place: keys have at least four.
+_MARK = "sweep"
+_MARK_TTL = "1h"
+
+
+@dataclass(order=True, slots=True)
+class _Round:
+    """A sweep that is due; a mark that is younger than `since` makes it unnecessary (`time.monotonic`)."""
+
+    due: float
+    since: float
+    has_reason: bool
+
+
+class Sweeper:
+    """The sweeps of one bucket by this process."""
+
+    def __init__(self, api: JetStreamApi, stream: Stream, clock: ServerTime, tombstone_ttl: str) -> None:
+        self._api = api
+        self._stream = stream
+        self._clock = clock
+        self._ghosts = Ghosts(api, stream, clock, tombstone_ttl)
+        self._holders: dict[int, tuple[str, Holder]] = {}
+        self._next_holder = 0
+        self._rounds: list[_Round] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_confined = False
+        self._count = 0
+
+    def add(self, prefix: str, holder: Holder) -> Callable[[], None]:
+        """Sweep below the tokens of `prefix` from now on; return a function that ends that."""
+        number, self._next_holder = self._next_holder, self._next_holder + 1
+        is_new = prefix not in {known for known, _ in self._holders.values()}
+        self._holders[number] = (prefix, holder)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"natsdisc-sweeper {self._stream.bucket}")
+        if is_new:
+            self.sweep_soon()
+
+        def end() -> None:
+            self._holders.pop(number, None)
+
+        return end
+
+    def sweep_soon(self) -> None:
+        """Sweep because something happened that may have brought back what is dead."""
+        if self._task is None:
+            return
+        now = time.monotonic()
+        self._rounds = [one for one in self._rounds if not one.has_reason]
+        for after in _ROUNDS_S:
+            due = now + after + random.uniform(0, _SPREAD_S) + self._spread()  # noqa: S311 (spreads load)
+            self._rounds.append(_Round(due, now + after, True))
+        heapq.heapify(self._rounds)
+        self._is_confined = False  # permissions may have changed
+        self._wake.set()
+
+    async def aclose(self) -> None:
+        """End the sweeps."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._task = None
+
+    def _spread(self) -> float:
+        messages = self._stream.messages
+        return random.uniform(0, min(messages * _SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S))  # noqa: S311
+
+    async def _run(self) -> None:
+        while True:
+            await self._wait()
+            due = heapq.heappop(self._rounds)
+            try:
+                await self._sweep(due)
+            except DiscoveryError as error:
+                _log.debug(
+                    "could not sweep the bucket %s: %s",
+                    self._stream.bucket,
+                    error,
+                    extra=log.fields("not_swept", bucket=self._stream.bucket, error=error),
+                )
+            except Exception:
+                _log.exception(
+                    "sweeping the bucket %s failed; the next sweep tries again",
+                    self._stream.bucket,
+                    extra=log.fields("not_swept", bucket=self._stream.bucket),
+                )
+
+    async def _wait(self) -> None:
+        """Wait until a round is due."""
+        while True:
+            now = time.monotonic()
+            if not any(not one.has_reason for one in self._rounds):
+                period = self._period()
+                pause = period * random.uniform(0.5, 1.5) * max(1.0, self._processes() / _FLEET)  # noqa: S311
+                heapq.heappush(self._rounds, _Round(now + pause, now + pause - period / 2, False))
+            self._wake.clear()
+            if self._rounds[0].due <= now and self._holders:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rounds[0].due - now if self._holders else None):
+                    await self._wake.wait()
+
+    def _period(self) -> float:
+        if self._stream.storage == "memory":
+            return _PERIOD_IN_MEMORY_S
+        return _PERIOD_IN_COPIES_S if self._stream.is_replicated else _PERIOD_IN_FILES_S
+
+    def _processes(self) -> float:
+        """Return about how many processes sweep this bucket, if each holds as much as this one."""
+        return self._stream.messages / (2 * max(1, len(self._holders)))
+
+    async def _sweep(self, due: _Round) -> None:
+        if not await self._stream.look() or not self._stream.leases:
+            return
+        if due.has_reason and self._stream.storage == "memory" and self._count:
+            return  # nothing comes back there
+        self._count += 1
+        is_thorough = due.has_reason or self._count % _THOROUGH_EVERY == 0
+        for prefix in await self._claimed(due.since):
+            await self._sweep_below(prefix, is_thorough)
+
+    async def _sweep_below(self, prefix: str, is_thorough: bool) -> None:
+        overdue = [lease for lease in await self._ghosts.overdue(prefix) if not self._is_held(lease)]
+        removed = await self._ghosts.remove_overdue(overdue)
+        if removed:
+            _log.warning(
+                "removed %d entries of %s that a server brought back: their leases ended long ago",
+                removed,
+                self._name(prefix),
+                extra=log.fields("swept", bucket=self._stream.bucket, prefix=prefix, count=removed),
+            )
+        given = 0
+        if is_thorough:
+            orphans = [value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)]
+            given = await self._ghosts.give_leases(orphans)
+        if given:
+            _log.warning(
+                "%d entries of %s had no lease any more; without an owner they end within seconds",
+                given,
+                self._name(prefix),
+                extra=log.fields("leases_given", bucket=self._stream.bucket, prefix=prefix, count=given),
+            )
+        self._tell(lambda holder: holder.note_swept(removed + given))
+        if self._stream.is_replicated and not prefix:
+            await self._compare_copies()
+
+    async def _compare_copies(self) -> None:
+        for difference in await differences(self._api, self._stream):
+            self._tell(lambda holder: holder.note_wrong_copy())
+            removed = await self._ghosts.remove_from_copies(difference.extra)
+            _log.warning(
+                "the copy of %s on node %s is wrong: %d entries too many (removed: %d), %d missing%s",
+                self._stream.name,
+                difference.node,
+                len(difference.extra),
+                removed,
+                len(difference.missing),
+                f"; have it made anew: nats stream cluster peer-remove {self._stream.name} {difference.node}"
+                if difference.missing
+                else "",
+                extra=log.fields(
+                    "wrong_copy",
+                    bucket=self._stream.bucket,
+                    node=difference.node,
+                    extra=len(difference.extra),
+                    missing=len(difference.missing),
+                ),
+            )
+
+    async def _claimed(self, since: float) -> Collection[str]:
+        """Return the prefixes that this process is the one to sweep now."""
+        if not self._is_confined:
+            try:
+                return [""] if await self._claim(_MARK, since) else []
+            except PermissionDeniedError:
+                self._is_confined = True
+        own = sorted({prefix for prefix, _ in self._holders.values()})
+        return [prefix for prefix in own if await self._claim(f"{prefix}.{_MARK}", since)]
+
+    async def _claim(self, tokens: str, since: float) -> bool:
+        """Leave a mark, unless another process left one after the moment `since`."""
+        subject = self._stream.lease_prefix + tokens
+        last = await self._stream.last_message(subject)
+        moment = self._clock.now() - timedelta(seconds=time.monotonic() - since)
+        if last is not None and last.stored > moment:
+            return False
+        headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}
+        try:
+            await (await self._api.publish(subject, b"", headers)).sequence()
+        except ConflictError:
+            return False
+        return True
+
+    def _tell(self, what: Callable[[Holder], None]) -> None:
+        """Call `what` with each holder once, however many prefixes it has."""
+        for holder in {id(holder): holder for _, holder in self._holders.values()}.values():
+            what(holder)
+
+    def _is_held(self, message: StoredMessage) -> bool:
+        for prefix in (self._stream.lease_prefix, self._stream.subject_prefix):
+            if message.subject.startswith(prefix):
+                key = message.subject[len(prefix) :]
+                return any(holder.holds(key) for _, holder in self._holders.values())
+        return False
+
+    def _name(self, prefix: str) -> str:
+        return f"{prefix} in {self._stream.bucket}" if prefix else f"the bucket {self._stream.bucket}"

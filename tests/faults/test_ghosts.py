@@ -1,4 +1,4 @@
-"""What a killed server brings back reaches no reader: a slice of the matrix of `python -m tests.faults.ghosts`."""
+"""What a killed server brings back reaches no reader: a slice of the matrix of `tests.faults.ghosts`."""
 
 from __future__ import annotations
 

@@ -2,9 +2,11 @@
 
 Each owner is a connection with one instance, all in one component, in several processes. Each restart is a
 SIGKILL of one node, a majority or all, which start again after a second. The columns: live instances that
-long-lived watchers reported as Removed; for how many seconds `list` was short or failed; seconds from the
+long-lived watchers reported as Removed; for how many seconds `list` was short or failed, and the slowest one;
+seconds from the
 servers' return until `list` and every watcher showed all owners; CPU seconds of all servers in a minute from
-the kill, and before it; how often owners registered again; what they counted of sweeps in that minute.
+the kill, and before it; in that minute how often owners registered again, how many entries they swept away,
+how many sweeps they made, and how many requests all of them sent to the JetStream API, but for consumers.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from nats.aio.msg import Msg
+
 from natsdisc import DiscoveryError, endpoints
 from natsdisc.server import NatsServer
 from tests.faults.fleet_owners import COMPONENT
-from tests.faults.kit import STREAMS, Follower, opened_in
+from tests.faults.kit import STREAMS, Follower, Plain, opened_in
 from tests.rig import Cluster, eventually
 
 __all__ = ["main"]
@@ -40,14 +44,8 @@ LIST_EVERY = 0.1
 DOWN = 1.0
 KILLED = {1: ("all",), 3: ("one", "majority", "all")}
 COLUMNS = (
-    "removed",
-    "list short",
-    "list failed",
-    "all back",
-    "cpu",
-    "cpu before",
-    "registered again",
-    "sweeps",
+    *("removed", "list short", "list failed", "slowest list", "all back", "cpu", "cpu before"),
+    *("registered again", "swept", "sweeps", "requests"),
 )
 
 
@@ -108,6 +106,7 @@ class Lists:
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, int | None]] = []
+        self.slowest = 0.0
 
     @contextlib.asynccontextmanager
     async def looking(self, urls: list[str]) -> AsyncIterator[Lists]:
@@ -118,9 +117,11 @@ class Lists:
             async def look() -> None:
                 while True:
                     found: int | None = None
+                    began = time.monotonic()
                     with contextlib.suppress(DiscoveryError):
                         found = len(await discovery.list(endpoints(*COMPONENT)))
                     self.samples.append((time.monotonic(), found))
+                    self.slowest = max(self.slowest, time.monotonic() - began)
                     await asyncio.sleep(LIST_EVERY)
 
             task = asyncio.create_task(look())
@@ -149,6 +150,21 @@ def _cpu(nodes: list[NatsServer]) -> float:
     return used
 
 
+async def _count_requests(plain: Plain) -> Counter[str]:
+    """Count, from now on, the marks that sweeps leave and the requests to the JetStream API."""
+    asked: Counter[str] = Counter()
+
+    async def heard(message: Msg) -> None:
+        if not message.subject.startswith("$JS.API.CONSUMER"):
+            asked["sweep" if message.subject.startswith("$NATSDISC") else "request"] += 1
+
+    leases = f"$NATSDISC.LEASE.{STREAMS[0].removeprefix('KV_')}"
+    for subject in (f"{leases}.sweep", f"{leases}.*.*.sweep", "$JS.API.>"):
+        await plain.client.subscribe(subject, cb=heard)
+    await plain.client.flush()
+    return asked
+
+
 async def _restart(
     servers: NatsServer | Cluster,
     nodes: list[NatsServer],
@@ -169,10 +185,14 @@ async def _restart(
             return shown and all(len(watcher.live) == count for watcher in watchers)
 
         await eventually(complete, RETURNING)
+        plain = await opened.enter_async_context(Plain.connected(urls))
+        asked = await _count_requests(plain)
         idle, before_idle = _cpu(nodes), time.monotonic()
         await asyncio.sleep(BEFORE)
         cpu_before = (_cpu(nodes) - idle) / (time.monotonic() - before_idle) * WINDOW
         counted = await owners.totals()
+        asked.clear()
+        lists.slowest = 0.0
 
         victims = nodes[: {"one": 1, "majority": 2, "all": len(nodes)}[killed]]
         killed_at, used = time.monotonic(), _cpu([node for node in nodes if node not in victims])
@@ -200,12 +220,15 @@ async def _restart(
             "removed": sum(watcher.counts["removed"] for watcher in watchers),
             "list short": lists.spent(killed_at, until, lambda found: found is not None and found < count),
             "list failed": lists.spent(killed_at, until, lambda found: found is None),
+            "slowest list": lists.slowest,
             "all back": wrong_until - back,
             "cpu": _cpu(nodes) - used,
             "cpu before": cpu_before,
             "registered again": more["reregistrations"],
-            "sweeps": sum(number for name, number in more.items() if "sweep" in name or "swept" in name),
-        } | {name: number for name, number in more.items() if "sweep" in name or "swept" in name}
+            "swept": more["swept"],
+            "sweeps": asked.pop("sweep", 0),
+            "requests": asked.total(),
+        }
 
 
 async def run(nodes: int, storage: str, given: argparse.Namespace) -> None:
@@ -229,9 +252,6 @@ async def run(nodes: int, storage: str, given: argparse.Namespace) -> None:
                     continue
                 cells = "".join(f"{seen[name]:>17.1f}" for name in COLUMNS)
                 print(f"{f'{nodes} nodes, {storage}, kill {killed}':<30}{cells}", flush=True)
-                more = {name: number for name, number in seen.items() if name not in COLUMNS and number}
-                if more:
-                    print(f"# {more}", flush=True)
 
 
 def main() -> None:

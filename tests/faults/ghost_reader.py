@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import time
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,16 @@ __all__ = ["Reader", "Sight", "cancelled"]
 
 LIST_EVERY = 0.5
 ENDING = 30.0  # seconds for a reader to close
+CANCEL_EVERY = 5.0
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
     """Cancel a task and wait for its end. Raises AssertionError with its stack when it does not end."""
-    task.cancel()
-    await asyncio.wait((task,), timeout=ENDING)
+    deadline = time.monotonic() + ENDING
+    while not task.done() and time.monotonic() < deadline:
+        # More than once: `asyncio.wait_for` of Python 3.11 in nats-py loses a cancellation now and then.
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_EVERY)
     if not task.done():
         stack = io.StringIO()
         task.print_stack(file=stack)

@@ -77,7 +77,9 @@ MEASURES = (
         _one(lambda stats: stats.fence_failures),
     ),
     Measure("reregistrations", "Registrations made again.", _one(lambda stats: stats.reregistrations)),
-    Measure("swept", "Entries without a living owner that this process removed.", _one(lambda stats: stats.swept)),
+    Measure(
+        "swept", "Entries without a living owner that this process removed.", _one(lambda stats: stats.swept)
+    ),
     Measure(
         "wrong_copies",
         "Replicas whose content was found to differ from their leader's.",

@@ -264,7 +264,7 @@ class Registrar:
         self._set_timer()
 
     def _keep_swept(self, registration: Registration) -> None:
-        """Have the place of our own leased instances kept free of dead ones, as long as this process lives."""
+        """Have the component of a leased instance kept free of dead ones, as long as this process lives."""
         place = registration._bucket, ".".join(registration._key.split(".")[:2])
         if registration.lease_ttl is not None and place not in self._swept:
             holder = _Holder(self._held_keys, registration._bucket, self._stats)
@@ -397,9 +397,7 @@ class Registrar:
 class _Holder:
     """What the sweeps of one bucket ask of a Registrar, and tell it."""
 
-    def __init__(
-        self, holds: Callable[[Bucket, str], bool], bucket: Bucket, stats: Counters
-    ) -> None:
+    def __init__(self, holds: Callable[[Bucket, str], bool], bucket: Bucket, stats: Counters) -> None:
         self._holds, self._bucket, self._stats = holds, bucket, stats
 
     def holds(self, key: str) -> bool:

@@ -387,7 +387,7 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     expected = {"entries": 2, "leases": 1, "without_lease": 1, "tombstones": 1, "degraded": []}
     assert {name: bucket[name] for name in expected} == expected
     assert bucket["bucket"] == f"{prefix}_v1_instances"
-    assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "file", None)
+    assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "memory", None)
     assert bucket["written"] >= bucket["messages"] == 4  # two entries, a lease, the mark of a removal
 
 

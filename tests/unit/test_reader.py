@@ -18,7 +18,8 @@ from natsdisc.store.jetstream.api import JetStreamApi
 from natsdisc.store.jetstream.link import Link
 from natsdisc.store.jetstream.reader import Delivery, _delivered
 from natsdisc.store.jetstream.servertime import ServerTime
-from natsdisc.store.jetstream.stream import Stream, StreamOptions
+from natsdisc.store.jetstream.stream import Stream
+from natsdisc.store.jetstream.stream_config import StreamOptions
 
 INBOX = "_INBOX.reader"
 STREAM_SEQUENCE = 100  # the stream's sequence is far ahead of the consumer's, as it is in life

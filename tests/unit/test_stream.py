@@ -12,7 +12,8 @@ from natsdisc.errors import InvalidNameError, InvalidValueError
 from natsdisc.store.jetstream.api import JetStreamApi
 from natsdisc.store.jetstream.link import Link
 from natsdisc.store.jetstream.servertime import ServerTime
-from natsdisc.store.jetstream.stream import Stream, StreamOptions
+from natsdisc.store.jetstream.stream import Stream
+from natsdisc.store.jetstream.stream_config import StreamOptions
 
 
 def stream(bucket_prefix: str = "") -> Stream:
@@ -23,16 +24,16 @@ def stream(bucket_prefix: str = "") -> Stream:
 class TestOptions:
     def test_what_is_usual(self) -> None:
         options = StreamOptions()
-        assert (options.replicas, options.storage, options.bucket_prefix) == (1, "file", "")
+        assert (options.replicas, options.storage, options.bucket_prefix) == (None, None, "")
         assert options.tombstone_ttl == 300.0
 
-    @pytest.mark.parametrize("replicas", [0, 6, -1, 1.5, "3", None], ids=repr)
+    @pytest.mark.parametrize("replicas", [0, 6, -1, 1.5, "3"], ids=repr)
     def test_replicas_are_one_to_five(self, replicas: Any) -> None:
         with pytest.raises(InvalidValueError, match="replicas"):
             StreamOptions(replicas=replicas)
         assert [StreamOptions(replicas=count).replicas for count in range(1, 6)] == [1, 2, 3, 4, 5]
 
-    @pytest.mark.parametrize("storage", ["", "disk", "File", None, 1], ids=repr)
+    @pytest.mark.parametrize("storage", ["", "disk", "File", 1], ids=repr)
     def test_storage_is_file_or_memory(self, storage: Any) -> None:
         with pytest.raises(InvalidValueError, match="storage"):
             StreamOptions(storage=storage)

@@ -15,6 +15,8 @@ from ..snapshot import read
 from . import JetStreamStore
 from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .connection import Connection, open_connection
+from .copies import Difference, differences
+from .ghosts import Ghosts, is_mark, lease_time
 from .link import REQUEST_TIMEOUT, Link
 from .messages import EXPECTED_SEQUENCE
 from .servertime import ServerTime
@@ -25,6 +27,8 @@ __all__ = ["Admin", "Server", "Stored", "StreamState"]
 
 # A fence that no message can meet: whatever carries it is refused, and changes nothing.
 _NEVER = str(2**62)
+# For those who only look.
+_NO_TOMBSTONES = "1s"
 # What is asked this way is told by the server's next answer.
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
@@ -189,8 +193,30 @@ class Admin:
         return await self._below(self._stream(name), self._stream(name).subject_prefix)
 
     async def leases(self, name: str) -> set[str]:
-        """Every key that has a lease."""
-        return await self._below(self._stream(name), self._stream(name).lease_prefix)
+        """Return every key that has a lease."""
+        found = await self._below(self._stream(name), self._stream(name).lease_prefix)
+        return {key for key in found if not is_mark(key)}
+
+    async def overdue(self, name: str) -> dict[str, float]:
+        """Return the keys whose leases should have fired and will not, with the seconds since they were due.
+
+        A server that was killed brought them back. Raises what `JetStreamApi.call` does.
+        """
+        stream = self._stream(name)
+        if not await stream.look() or not stream.leases:
+            return {}
+        now = stream.clock.now()
+        found = await Ghosts(self._api, stream, _NO_TOMBSTONES).overdue("")
+        times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
+        return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}
+
+    async def differences(self, name: str) -> list[Difference]:
+        """Return which nodes' copies of the bucket `name` differ from the leader's, and in what.
+
+        Raises what `JetStreamApi.call` does.
+        """
+        stream = self._stream(name)
+        return await differences(self._api, stream) if await stream.look() else []
 
     async def values(self, name: str) -> dict[str, bytes]:
         """Every live value, whatever it is. Raises StoreUnavailableError, PermissionDeniedError."""

@@ -7,7 +7,6 @@ heartbeat, fenced on the key's revision: it fails exactly when the registration 
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,9 +18,6 @@ from ...model import RemovalReason
 from .. import Entry, EntryExistsError, Holder, Lease, Reader, Sink
 from .api import (
     JETSTREAM_PATIENCE,
-    NO_MESSAGE_FOUND,
-    STREAM_NOT_FOUND,
-    ApiError,
     FenceInFlightError,
     JetStreamApi,
     NoJetStreamError,
@@ -44,7 +40,6 @@ from .messages import (
     SCHEDULER,
     TTL,
     UPDATED,
-    parse_headers,
     removal,
 )
 from .reader import OrderedReader
@@ -79,7 +74,7 @@ class JetStreamBucket:
         self._clock = clock
         self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
         self._stream = Stream(api, name, options, clock)
-        self._sweeper = Sweeper(api, self._stream, clock, self._tombstone_ttl)
+        self._sweeper = Sweeper(api, self._stream, self._tombstone_ttl)
         self._stream.on_new_leader = self._sweeper.sweep_soon
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
@@ -158,6 +153,9 @@ class JetStreamBucket:
 
     async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
+        await self._stream.check_room(len(value), timeout)
+        if ttl is None:
+            self._stream.warn_of_memory()
         expected = 0
         while True:
             try:

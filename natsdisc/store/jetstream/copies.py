@@ -101,7 +101,7 @@ async def _counts(api: JetStreamApi, stream: Stream, filter: str, nodes: set[str
 
 
 async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> dict[str, int] | None:
-    """Return the subjects of the copy on `node` with their sequences; None if no consumer came to lie there."""
+    """Return the subjects of the copy on `node` with their sequences; None if `node` took no consumer."""
     for _ in range(_TRIES):
         name, inbox = secrets.token_hex(11), api.link.new_inbox()
         reading = _Reading()
@@ -114,7 +114,9 @@ async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> di
                     await reading.done.wait()
                 return reading.subjects
         except TimeoutError:
-            raise StoreUnavailableError(f"reading the copy of {stream.name} on {node} took too long") from None
+            raise StoreUnavailableError(
+                f"reading the copy of {stream.name} on {node} took too long"
+            ) from None
         finally:
             await unsubscribe()
             await _delete(api, stream, name)

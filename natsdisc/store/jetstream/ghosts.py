@@ -33,10 +33,9 @@ from .messages import (
     TTL,
     removal,
 )
-from .servertime import ServerTime
 from .stream import StoredMessage, Stream
 
-__all__ = ["Ghosts", "lease_time"]
+__all__ = ["MARK", "Ghosts", "is_mark", "lease_time"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -49,25 +48,26 @@ _YOUNGEST = _OVERDUE + timedelta(seconds=1)
 _MOST_LEASES = 5_000
 _MOST_VALUES = 1_000
 # The lease that a value without one is given: longer than a living owner needs for its next renewal.
-_SHORTEST_LEASE, _PART_OF_TTL = 5.0, 0.5
+_SHORTEST_LEASE, _PART_OF_TTL = 4.0, 0.4
 _AT_ONCE = 50
 _LEASE_REMOVED_TTL = "1s"
+# The last token of the subject under which a sweep leaves its mark. A key has more tokens.
+MARK, _FEWEST_DOTS = "sweep", 3
 
 
 class Ghosts:
     """The search for dead entries in the bucket of `stream`."""
 
-    def __init__(self, api: JetStreamApi, stream: Stream, clock: ServerTime, tombstone_ttl: str) -> None:
+    def __init__(self, api: JetStreamApi, stream: Stream, tombstone_ttl: str) -> None:
         self._api = api
         self._stream = stream
-        self._clock = clock
         self._tombstone_ttl = tombstone_ttl
         self._resume_at: dict[str, int] = {}
 
     async def overdue(self, prefix: str) -> list[StoredMessage]:
         """Return the leases below the tokens of `prefix` that should have fired and will not."""
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
-        now = self._clock.now()
+        now = self._stream.clock.now()
         found: list[StoredMessage] = []
         sequence = self._resume_at.pop(prefix, 1)
         for _ in range(_MOST_LEASES):
@@ -105,9 +105,7 @@ class Ghosts:
             fence = {EXPECTED_SEQUENCE: str(lease.sequence), EXPECTED_SUBJECT: lease.subject}
             return await self._publish(value.subject, {**self._tombstone(key), **fence})
         # A newer message takes the place of the lease, and expires.
-        await self._publish(
-            lease.subject, {EXPECTED_SEQUENCE: str(lease.sequence), TTL: _LEASE_REMOVED_TTL}
-        )
+        await self._publish(lease.subject, {EXPECTED_SEQUENCE: str(lease.sequence), TTL: _LEASE_REMOVED_TTL})
         return False
 
     async def give_leases(self, values: Iterable[StoredMessage]) -> int:
@@ -120,7 +118,7 @@ class Ghosts:
         return await self._publish(
             self._stream.lease_prefix + key,
             {
-                SCHEDULE: f"@at {self._clock.after(lasts)}",
+                SCHEDULE: f"@at {self._stream.clock.after(lasts)}",
                 SCHEDULE_TARGET: value.subject,
                 SCHEDULE_TTL: self._tombstone_ttl,
                 OPERATION: "DEL",
@@ -157,6 +155,11 @@ class Ghosts:
         except (ConflictError, StoreUnavailableError):
             return False  # an owner was faster, or the next sweep will do it
         return True
+
+
+def is_mark(key: str) -> bool:
+    """Return whether `key`, of a subject in the lease space, is a sweep's mark and no lease."""
+    return key.rpartition(".")[2] == MARK and key.count(".") < _FEWEST_DOTS
 
 
 def lease_time(headers: dict[str, str]) -> datetime | None:

@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 
 # A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
 _FAULT_SHARED = 1.0
+# How full a limited bucket may be, and for how long (seconds) that is known.
+_FULL, _ROOM_SHARED = 0.9, 1.0
+# What a registration takes besides its value: subjects, headers and its lease.
+_OVERHEAD_BYTES = 700
 # As an offset it asks for the number of subjects alone.
 _BEYOND_THE_LAST = 2**31 - 1
 
@@ -48,7 +52,7 @@ class Stream:
         self.lease_prefix = f"$NATSDISC.LEASE.{self.bucket}."
         self._api = api
         self._options = options
-        self._clock = clock
+        self.clock = clock
         self._config: dict[str, Any] | None = None
         self._fault: str | None = None  # why the stream cannot hold a registry
         self._looking = asyncio.Lock()
@@ -56,7 +60,9 @@ class Stream:
         self._cluster: dict[str, Any] = {}
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
+        self._bytes = 0
         self._leader: str | None = None
+        self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
         self.is_hidden = False  # from a reader who may not see the configuration
 
@@ -261,6 +267,31 @@ class Stream:
                 self._tell_limits(new.config)
                 return
 
+    async def check_room(self, size: int, timeout: float) -> None:
+        """Raise StoreUnavailableError when a value of `size` bytes would fill a bucket that has a limit."""
+        limit = int((self._config or {}).get("max_bytes") or -1)
+        if limit <= 0:
+            return
+        if time.monotonic() - self._looked > _ROOM_SHARED:
+            await self.look(timeout)
+        self._bytes += size + _OVERHEAD_BYTES
+        if self._bytes > _FULL * limit:
+            raise StoreUnavailableError(
+                f"the bucket {self.bucket} is nearly full ({self._bytes} of {limit} bytes) and takes nothing "
+                "new: the server would remove the oldest registrations; raise its max_bytes"
+            )
+
+    def warn_of_memory(self) -> None:
+        """Warn, once, that a registration without a lease does not survive the loss of a bucket in memory."""
+        if self.storage == "memory" and not self._has_warned_of_memory:
+            self._has_warned_of_memory = True
+            _log.warning(
+                "the bucket %s is kept in memory: registrations without a lease are gone when its servers "
+                'restart; use leases, or a bucket made with storage="file"',
+                self.bucket,
+                extra=log.fields("unleased_in_memory", bucket=self.bucket),
+            )
+
     def _tell_limits(self, config: dict[str, Any]) -> None:
         _log.info(
             "made the bucket %s: %s storage, %d replicas",
@@ -273,8 +304,8 @@ class Stream:
         )
         if config["max_bytes"] > 0:
             _log.warning(
-                "the bucket %s holds at most %d bytes, because its account requires a limit; when it is full, "
-                "the server removes the oldest registrations",
+                "the bucket %s holds at most %d bytes, because its account requires a limit; when it is "
+                "full, the server removes the oldest registrations",
                 self.bucket,
                 config["max_bytes"],
                 extra=log.fields("bucket_limited", bucket=self.bucket, max_bytes=config["max_bytes"]),
@@ -305,13 +336,14 @@ class Stream:
         self._fault = not_a_bucket(config, values) or data_loss(config, values)
         self._cluster, self._looked = info.get("cluster") or {}, sent
         self._content = info["state"]["last_seq"], info["state"]["messages"]
+        self._bytes = int(info["state"].get("bytes", 0))
         leader = self._cluster.get("leader")
         if leader and leader != self._leader:
             before, self._leader = self._leader, leader
             if before is not None:
                 self.on_new_leader()
         if "ts" in info:
-            self._clock.observe(info["ts"], sent, time.monotonic())
+            self.clock.observe(info["ts"], sent, time.monotonic())
 
 
 def _version(text: str) -> tuple[int, int]:

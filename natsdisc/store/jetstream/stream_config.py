@@ -91,7 +91,7 @@ class NewStream:
             self.config["allow_msg_schedules"] = True
 
     def adjust(self, err_code: int) -> bool:
-        """Change what the server refused with `err_code`, where the user left it open; False if nothing is."""
+        """Change what the server refused with `err_code`, where the user left it open; say if it did."""
         config, options = self.config, self._options
         if err_code in _NO_PEERS and options.replicas is None and config["num_replicas"] > 1:
             config["num_replicas"] = 1

@@ -26,9 +26,8 @@ from ...errors import ConflictError, DiscoveryError, PermissionDeniedError
 from .. import Holder
 from .api import JetStreamApi
 from .copies import differences
-from .ghosts import Ghosts
+from .ghosts import MARK, Ghosts
 from .messages import EXPECTED_SEQUENCE, TTL
-from .servertime import ServerTime
 from .stream import StoredMessage, Stream
 
 __all__ = ["Sweeper"]
@@ -45,8 +44,8 @@ _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
 _FLEET = 20
 # Values without a lease are looked for with every sweep that has a reason, else with one in this many.
 _THOROUGH_EVERY = 5
-# A token that no key has in this place: keys have at least four.
-_MARK = "sweep"
+# A leader that had dead entries has only living ones after this.
+_LEADER_SETTLES_S = 15.0
 _MARK_TTL = "1h"
 
 
@@ -62,11 +61,10 @@ class _Round:
 class Sweeper:
     """The sweeps of one bucket by this process."""
 
-    def __init__(self, api: JetStreamApi, stream: Stream, clock: ServerTime, tombstone_ttl: str) -> None:
+    def __init__(self, api: JetStreamApi, stream: Stream, tombstone_ttl: str) -> None:
         self._api = api
         self._stream = stream
-        self._clock = clock
-        self._ghosts = Ghosts(api, stream, clock, tombstone_ttl)
+        self._ghosts = Ghosts(api, stream, tombstone_ttl)
         self._holders: dict[int, tuple[str, Holder]] = {}
         self._next_holder = 0
         self._rounds: list[_Round] = []
@@ -74,6 +72,7 @@ class Sweeper:
         self._task: asyncio.Task[None] | None = None
         self._is_confined = False
         self._count = 0
+        self._removed_at = float("-inf")
 
     def add(self, prefix: str, holder: Holder) -> Callable[[], None]:
         """Sweep below the tokens of `prefix` from now on; return a function that ends that."""
@@ -180,7 +179,9 @@ class Sweeper:
             )
         given = 0
         if is_thorough:
-            orphans = [value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)]
+            orphans = [
+                value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)
+            ]
             given = await self._ghosts.give_leases(orphans)
         if given:
             _log.warning(
@@ -189,12 +190,18 @@ class Sweeper:
                 self._name(prefix),
                 extra=log.fields("leases_given", bucket=self._stream.bucket, prefix=prefix, count=given),
             )
-        self._tell(lambda holder: holder.note_swept(removed + given))
+        if removed or given:
+            self._removed_at = time.monotonic()
+            self._tell(lambda holder: holder.note_swept(removed + given))
         if self._stream.is_replicated and not prefix:
             await self._compare_copies()
 
     async def _compare_copies(self) -> None:
+        # A leader that was wrong itself a moment ago has more than the others, for a while.
+        was_wrong = time.monotonic() - self._removed_at < _LEADER_SETTLES_S
         for difference in await differences(self._api, self._stream):
+            if was_wrong and not difference.extra:
+                continue
             self._tell(lambda holder: holder.note_wrong_copy())
             removed = await self._ghosts.remove_from_copies(difference.extra)
             _log.warning(
@@ -220,17 +227,17 @@ class Sweeper:
         """Return the prefixes that this process is the one to sweep now."""
         if not self._is_confined:
             try:
-                return [""] if await self._claim(_MARK, since) else []
+                return [""] if await self._claim(MARK, since) else []
             except PermissionDeniedError:
                 self._is_confined = True
         own = sorted({prefix for prefix, _ in self._holders.values()})
-        return [prefix for prefix in own if await self._claim(f"{prefix}.{_MARK}", since)]
+        return [prefix for prefix in own if await self._claim(f"{prefix}.{MARK}", since)]
 
     async def _claim(self, tokens: str, since: float) -> bool:
         """Leave a mark, unless another process left one after the moment `since`."""
         subject = self._stream.lease_prefix + tokens
         last = await self._stream.last_message(subject)
-        moment = self._clock.now() - timedelta(seconds=time.monotonic() - since)
+        moment = self._stream.clock.now() - timedelta(seconds=time.monotonic() - since)
         if last is not None and last.stored > moment:
             return False
         headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}

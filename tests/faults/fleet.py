@@ -1,12 +1,14 @@
-"""A fleet of 1,000 owners while nodes are killed: `python -m tests.faults.fleet`; for the default storage.
+"""A fleet of 1,000 owners while nodes are killed: `python -m tests.faults.fleet`.
 
 Each owner is a connection with one instance, all in one component, in several processes. Each restart is a
-SIGKILL of one node, a majority or all, which start again after a second. The columns: live instances that
-long-lived watchers reported as Removed; for how many seconds `list` was short or failed, and the slowest one;
-seconds from the
-servers' return until `list` and every watcher showed all owners; CPU seconds of all servers in a minute from
-the kill, and before it; in that minute how often owners registered again, how many entries they swept away,
-how many sweeps they made, and how many requests all of them sent to the JetStream API, but for consumers.
+SIGKILL of one node, a majority or all, which start again after a second. For a minute from the kill:
+
+    removed           how often long-lived watchers reported a live instance as Removed
+    list short        seconds in which the last `list` lacked instances; list failed: in which it raised
+    all back          seconds from the servers' return until `list` and every watcher showed all owners
+    cpu               CPU seconds of all servers; cpu before: the same without a kill
+    registered again  how often owners did; swept: entries that they swept away
+    sweeps, requests  of all owners, the latter to the JetStream API, but for consumers
 """
 
 from __future__ import annotations

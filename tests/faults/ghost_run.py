@@ -57,7 +57,7 @@ class Setting:
     version: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.version or 'newest'} nodes={self.nodes} {self.storage} kill {self.killed}"
+        return f"{self.version or 'newest'} {self.nodes}-node {self.storage} kill-{self.killed}"
 
 
 @dataclass(frozen=True, slots=True)

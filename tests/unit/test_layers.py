@@ -17,6 +17,7 @@ PACKAGE = Path(natsdisc.__file__).parent
 LEVELS = {
     "natsdisc.errors": 0,
     "natsdisc.clock": 0,
+    "natsdisc.frozen": 0,
     "natsdisc.model": 0,
     "natsdisc.lease": 0,
     "natsdisc.stats": 0,

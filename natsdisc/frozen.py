@@ -108,8 +108,8 @@ def frozen_mapping(value: Mapping[str, Any]) -> FrozenDict:
 class FrozenOnRead:
     """A slot whose plain dict or list is frozen when it is first read.
 
-    Values from the wire belong to nobody else, and most are never read. Freezing each when it is decoded would
-    double the time that a large registry takes.
+    Values from the wire belong to nobody else, and most are never read. Freezing each one as it is decoded
+    would double the time that a large registry takes.
     """
 
     __slots__ = ("_get", "_set")

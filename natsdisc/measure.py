@@ -61,6 +61,11 @@ MEASURES = (
     Measure("resyncs", "New snapshots, by what gave reason for doubt.", _resyncs),
     Measure("rubbish", "Entries skipped because they do not parse.", _one(lambda stats: stats.rubbish)),
     Measure("forged", "Messages that must not be believed.", _one(lambda stats: stats.forged)),
+    Measure(
+        "task_failures",
+        "Background tasks and callbacks of users that failed.",
+        _one(lambda stats: stats.task_failures),
+    ),
     Measure("heartbeats", "Lease renewals sent.", _one(lambda stats: stats.heartbeats)),
     Measure("renewals", "Lease renewals confirmed.", _one(lambda stats: stats.renewals.count)),
     Measure("renewal", "Spent on confirmed renewals.", _one(lambda stats: stats.renewals.seconds), unit="s"),

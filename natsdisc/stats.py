@@ -39,6 +39,7 @@ class Stats:
     resyncs: Mapping[str, int]
     rubbish: int
     forged: int
+    task_failures: int
     heartbeats: int
     renewals: Renewals
     fence_failures: int
@@ -56,6 +57,7 @@ class Counters:
     resyncs: Counter[str] = field(default_factory=Counter)
     rubbish: int = 0
     forged: int = 0
+    task_failures: int = 0
     heartbeats: int = 0
     renewed: int = 0
     renewal_seconds: float = 0.0
@@ -78,6 +80,7 @@ class Counters:
             resyncs=MappingProxyType(dict(self.resyncs)),
             rubbish=self.rubbish,
             forged=self.forged,
+            task_failures=self.task_failures,
             heartbeats=self.heartbeats,
             renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),
             fence_failures=self.fence_failures,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...errors import InvalidNameError, InvalidValueError, StoreUnavailableError, UnsupportedServerError
+from ...lease import MAX_TTL
 from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .link import REQUEST_TIMEOUT
 from .servertime import ServerTime
@@ -35,8 +35,9 @@ class StreamOptions:
         if self.storage not in ("file", "memory"):
             raise InvalidValueError(f'storage must be "file" or "memory": {self.storage!r}')
         # The server takes TTLs in whole seconds, from one on (ADR-43).
-        if not 1 <= self.tombstone_ttl < math.inf:
-            raise InvalidValueError(f"tombstone_ttl must be 1 s or more, and end: {self.tombstone_ttl!r}")
+        ttl: object = self.tombstone_ttl
+        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 1 <= ttl <= MAX_TTL:
+            raise InvalidValueError(f"tombstone_ttl must be 1 to {MAX_TTL:.0f} s (a year): {ttl!r}")
 
 
 class Stream:

@@ -1,0 +1,107 @@
+"""Log lines about registrations: one line for the hundreds of a process that share a fate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from . import log
+from .model import InstanceId
+from .store import Found
+
+__all__ = ["Report", "Reports"]
+
+_log = logging.getLogger(__name__)
+
+# Seconds in which registrations of the same fate are gathered, and after a line until the next of its kind.
+_GATHER, _QUIET = 0.2, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A kind of line: the event, its level, and what it says of one instance or of several."""
+
+    event: str
+    level: int
+    one: str
+    many: str
+
+
+RECOVERING = Report(
+    "recovering",
+    logging.WARNING,
+    "the lease of %s is not renewed, and others may see it expire until this passes: %s",
+    "the leases of %d registrations (one is %s) are not renewed, and others may see them expire until this "
+    "passes: %s",
+)
+CLOSED = Report(
+    "recovering",
+    logging.ERROR,
+    "the lease of %s is not renewed any more, because the connection was closed for good: %s",
+    "the leases of %d registrations (one is %s) are not renewed any more, because the connection was closed "
+    "for good: %s",
+)
+ACTIVE = Report(
+    "active_again", logging.INFO, "%s is active again%s", "%d registrations (one is %s) are active again%s"
+)
+_AGAIN = {
+    Found.EXPIRED: "had expired, and is registered again: a process or a server was held up for a ttl%s",
+    Found.REMOVED: "was removed by another client, and is registered again%s",
+    Found.OVERWRITTEN: "was overwritten by another client, and is registered again%s",
+    Found.MISSING: "was not there any more, and is registered again: its bucket was emptied or made anew%s",
+}
+FOUND = {
+    found: Report(
+        f"reregistered_{found.name.lower()}",
+        logging.WARNING,
+        f"%s {text}",
+        f"%d registrations (one is %s): each {text}",
+    )
+    for found, text in _AGAIN.items()
+}
+UPDATED = Report(
+    "updated_by_another",
+    logging.INFO,
+    "%s was updated by another client; its owner goes on with that%s",
+    "%d registrations (one is %s) were updated by other clients; their owner goes on with that%s",
+)
+DRAINED = Report(
+    "drained_by_another",
+    logging.INFO,
+    "%s was drained by another client%s",
+    "%d registrations (one is %s) were drained by other clients%s",
+)
+
+
+class Reports:
+    """Gathers what happens to registrations, and writes one line for many, and few lines for a condition."""
+
+    def __init__(self) -> None:
+        self._gathered: dict[Report, tuple[int, InstanceId, object]] = {}
+        self._timers: dict[Report, asyncio.TimerHandle] = {}
+        self._not_before: dict[Report, float] = {}
+
+    def note(self, report: Report, id: InstanceId, reason: object = "") -> None:
+        """Have `report` written for `id` soon, together with the others of the next moments."""
+        count, first, _ = self._gathered.get(report, (0, id, reason))
+        self._gathered[report] = count + 1, first, reason
+        if report not in self._timers:
+            loop = asyncio.get_running_loop()
+            at = max(loop.time() + _GATHER, self._not_before.get(report, 0.0))
+            self._timers[report] = loop.call_at(at, self._write, report)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        for report, timer in list(self._timers.items()):
+            timer.cancel()
+            self._write(report)
+
+    def _write(self, report: Report) -> None:
+        self._not_before[report] = self._timers.pop(report).when() + _QUIET
+        count, id, reason = self._gathered.pop(report)
+        extra = log.fields(report.event, id=id, count=count, error=reason)
+        if count == 1:
+            _log.log(report.level, report.one, id, reason, extra=extra)
+        else:
+            _log.log(report.level, report.many, count, id, reason, extra=extra)

@@ -12,7 +12,14 @@ from functools import partial
 
 from . import entry, lease, log, reports, wire
 from .clock import Clock
-from .errors import ClosedError, ConflictError, DiscoveryError, InvalidValueError, StoreUnavailableError
+from .errors import (
+    ClosedError,
+    ConflictError,
+    DiscoveryError,
+    InvalidValueError,
+    PayloadTooLargeError,
+    StoreUnavailableError,
+)
 from .lease import Answer, State
 from .model import Instance, InstanceId, kind_of
 from .registration import Registration
@@ -119,8 +126,12 @@ class Registrar:
                 return await self._apply(registration, change)
             except ConflictError:
                 before = registration._instance
-                if not registration._is_held or not await self._adopt_newest(registration):
-                    raise
+                try:
+                    if not registration._is_held or not await self._adopt_newest(registration):
+                        raise
+                except PayloadTooLargeError:
+                    # The old value is gone and cannot come back: the new one comes in its place.
+                    return await self._restore_as(registration, change(before))
                 newest = registration._instance
                 both = [name for name in fields if getattr(before, name) != getattr(newest, name)]
                 if both:
@@ -145,6 +156,18 @@ class Registrar:
         registration._value, registration._instance = value, changed
         registration._hold = lease.replaced(registration._hold, revision)
         return changed
+
+    async def _restore_as(self, registration: Registration, instance: Instance) -> Instance:
+        """Have a registration back with another value. The caller has its lock."""
+        kept = registration._value, registration._instance
+        registration._value = wire.dumps(instance)
+        registration._instance = wire.loads(registration._value)
+        try:
+            await self._restore(registration)
+        except BaseException:
+            registration._value, registration._instance = kept
+            raise
+        return registration._instance
 
     async def _adopt_newest(self, registration: Registration) -> bool:
         """After a failed update, see what is there now; return whether that is ours to change."""
@@ -315,6 +338,7 @@ class Registrar:
             if error is None:
                 self._after(registration, Answer.RENEWED, renewed.revision, sent, _chance())
             elif isinstance(error, ConflictError):
+                registration._error = error
                 self._after(registration, Answer.FENCED, renewed.revision, sent, retry)
             else:
                 self._fail(registration, error, renewed.revision, sent, retry)

@@ -15,7 +15,7 @@ __all__ = ["Report", "Reports"]
 _log = logging.getLogger(__name__)
 
 # Seconds in which registrations of the same fate are gathered, and after a line until the next of its kind.
-_GATHER, _QUIET = 0.2, 5.0
+_GATHER, _QUIET = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,17 @@ class Reports:
         """Write what was gathered."""
         for report, timer in list(self._timers.items()):
             timer.cancel()
-            self._write(report)
+            if report in self._timers:
+                self._write(report)
 
     def _write(self, report: Report) -> None:
-        self._not_before[report] = self._timers.pop(report).when() + _QUIET
+        if report is ACTIVE:  # the end is not told before the beginning
+            for earlier in (RECOVERING, CLOSED):
+                if earlier in self._timers:
+                    self._timers[earlier].cancel()
+                    self._write(earlier)
+        self._not_before[report] = asyncio.get_running_loop().time() + _QUIET
+        del self._timers[report]
         count, id, reason = self._gathered.pop(report)
         extra = log.fields(report.event, id=id, count=count, error=reason)
         if count == 1:

@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -49,7 +49,7 @@ def another(mine: EndpointInstance) -> bytes:
     return wire.dumps(dataclasses.replace(mine, instance_id=mine.instance_id ^ 1))
 
 
-NOBODYS = {
+NOBODYS: dict[str, Callable[[EndpointInstance], bytes]] = {
     "rubbish": lambda mine: b"rubbish",
     "nothing": lambda mine: b"",
     "an answer of the API": lambda mine: b'{"type":"io.nats.jetstream.api.v1.consumer_info_response"}',

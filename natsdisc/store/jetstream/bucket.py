@@ -194,16 +194,21 @@ class JetStreamBucket:
         # The last question may have told that an answer takes longer: by half of that the clock is unsure.
         timeout = max(timeout, min(_TIMEOUT_BY_ANSWER * 2 * self._clock.error, _LONGEST_RENEW_TIMEOUT))
         answers: list[DiscoveryError | None] = []
+        silence: DiscoveryError | None = None
         for ack in acks:
             try:
                 await ack.sequence(max(0.0, sent + timeout - time.monotonic()))
                 answers.append(None)
             except Exception as error:
-                answers.append(_understood(error))
+                answer = _understood(error)
+                if type(answer) is StoreUnavailableError:
+                    # The first of them names the time that all had together.
+                    silence = answer = silence or answer
+                answers.append(answer)
         if any(isinstance(answer, WrongSequenceError) for answer in answers):
             # Usually somebody changed the key. But a lease that ended early looks the same, and so will the
             # next one if the server's clock was set: ask for its time before anything is written again.
-            self._clock.forget()
+            self._clock.doubt()
         if any(isinstance(answer, StoreUnavailableError) for answer in answers):
             self._stream.forget()
         self._note_answer(sent, timeout)

@@ -318,6 +318,7 @@ class Pending:
             while not self._future.done():
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
+                    self._link.check_refusal(self.subject, self._errors_before)
                     raise StoreUnavailableError(
                         f"no answer to {self.subject} within {timeout:g} s: is there a server with "
                         "JetStream, and does the stream have a leader?"

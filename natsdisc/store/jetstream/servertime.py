@@ -18,6 +18,8 @@ __all__ = ["ServerTime"]
 # Two quartz clocks drift apart by no more than this (seconds a second).
 _DRIFT = 1e-4
 _OLD = 30.0
+# Seconds for which an answer is not doubted: of a thousand failed fences the first is a reason to ask.
+_FRESH = 2.0
 # Seconds by which two right answers may differ: a busy server stamps an answer some time before it sends it.
 _ROUNDING = 0.05
 
@@ -29,12 +31,15 @@ class ServerTime:
         self._at: datetime | None = None
         self._measured = 0.0
         self._jumps = clock.Jumps()
+        self._is_doubted = False
         self.error = float("inf")
 
     @property
     def age(self) -> float:
-        """Seconds since the last answer."""
-        return clock.elapsed() - self._measured if self._at is not None else float("inf")
+        """Seconds since the last answer; infinite when the server has to be asked again."""
+        if self._at is None or self._is_doubted:
+            return float("inf")
+        return clock.elapsed() - self._measured
 
     def observe(self, ts: str, sent: float, received: float) -> None:
         """Take the `ts` of an answer to a request `sent` and `received` at these `time.monotonic()`s."""
@@ -49,12 +54,20 @@ class ServerTime:
             or self.age > _OLD
             or self._contradicts(at, measured, error)
         ):
-            self._at, self._measured, self.error = at, measured, error
+            self._at, self._measured, self.error, self._is_doubted = at, measured, error, False
 
     def check(self) -> None:
         """Forget the estimate if this machine slept or its clock was set since the last check."""
         if self._jumps.seen():
             self.forget()
+
+    def doubt(self) -> None:
+        """Have the server asked again before the next write, unless it was asked a moment ago.
+
+        Writes that are on their way go on with what was known: the fence tells if that was wrong.
+        """
+        if self.age > _FRESH:
+            self._is_doubted = True
 
     def forget(self) -> None:
         """Drop the estimate: the next answer may come from another server, or from a clock that was set."""

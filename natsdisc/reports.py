@@ -45,20 +45,18 @@ CLOSED = Report(
 ACTIVE = Report(
     "active_again", logging.INFO, "%s is active again%s", "%d registrations (one is %s) are active again%s"
 )
-_AGAIN = {
-    Found.EXPIRED: "had expired, and is registered again: a process or a server was held up for a ttl%s",
-    Found.REMOVED: "was removed by another client, and is registered again%s",
-    Found.OVERWRITTEN: "was overwritten by another client, and is registered again%s",
-    Found.MISSING: "was not there any more, and is registered again: its bucket was emptied or made anew%s",
-}
+_EXPIRED = "had expired, and is registered again: a process or a server was held up for a ttl%s"
+_REMOVED = "was removed by another client, and is registered again%s"
+_OVERWRITTEN = "was overwritten by another client, and is registered again%s"
+_MISSING = "was not there any more, and is registered again: its bucket was emptied or made anew%s"
+_ONE, _MANY = "%s ", "%d registrations (one is %s): each "
 FOUND = {
-    found: Report(
-        f"reregistered_{found.name.lower()}",
-        logging.WARNING,
-        f"%s {text}",
-        f"%d registrations (one is %s): each {text}",
-    )
-    for found, text in _AGAIN.items()
+    Found.EXPIRED: Report("reregistered_expired", logging.WARNING, _ONE + _EXPIRED, _MANY + _EXPIRED),
+    Found.REMOVED: Report("reregistered_removed", logging.WARNING, _ONE + _REMOVED, _MANY + _REMOVED),
+    Found.OVERWRITTEN: Report(
+        "reregistered_overwritten", logging.WARNING, _ONE + _OVERWRITTEN, _MANY + _OVERWRITTEN
+    ),
+    Found.MISSING: Report("reregistered_missing", logging.WARNING, _ONE + _MISSING, _MANY + _MISSING),
 }
 UPDATED = Report(
     "updated_by_another",
@@ -107,8 +105,9 @@ class Reports:
         self._not_before[report] = asyncio.get_running_loop().time() + _QUIET
         del self._timers[report]
         count, id, reason = self._gathered.pop(report)
-        extra = log.fields(report.event, id=id, count=count, error=reason)
-        if count == 1:
-            _log.log(report.level, report.one, id, reason, extra=extra)
-        else:
-            _log.log(report.level, report.many, count, id, reason, extra=extra)
+        _log.log(
+            report.level,
+            report.one if count == 1 else report.many,
+            *((id, reason) if count == 1 else (count, id, reason)),
+            extra=log.fields(report.event, id=id, count=count, error=reason),
+        )

@@ -20,7 +20,7 @@ from .errors import (
     PayloadTooLargeError,
     StoreUnavailableError,
 )
-from .lease import Answer, State
+from .lease import Answer, State, Step
 from .model import Instance, InstanceId, kind_of
 from .registration import Registration
 from .renewals import Renewals
@@ -122,6 +122,11 @@ class Registrar:
         """
         fields = tuple(fields)
         async with self._lock(registration.id):
+            if registration.state is State.LOST:
+                raise ConflictError(
+                    f"cannot update {registration.id}: it is lost, because another owner holds this id; "
+                    "register again when that has ended"
+                )
             try:
                 return await self._apply(registration, change)
             except ConflictError:
@@ -355,7 +360,7 @@ class Registrar:
 
     async def _register_one_again(self, registration: Registration, retry: float) -> None:
         async with self._lock(registration.id):
-            if registration._is_held and registration._hold.gone:
+            if registration._is_held and lease.step(registration._hold) is Step.REGISTER:
                 sent = self._clock.time()
                 try:
                     await self._restore(registration)

@@ -109,5 +109,5 @@ class Reports:
             report.level,
             report.one if count == 1 else report.many,
             *((id, reason) if count == 1 else (count, id, reason)),
-            extra=log.fields(report.event, id=id, count=count, error=reason),
+            extra=log.fields(report.event, id=id, count=count, **({"error": reason} if reason else {})),
         )

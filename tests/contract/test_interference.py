@@ -310,6 +310,9 @@ class TestTelling:
         await eventually(lambda: states)
         assert states == [State.LOST]
         assert isinstance(one.registrations[0].error, DiscoveryError)
+        with pytest.raises(ConflictError, match="lost"):
+            await one.update(mine, metadata={"a": 1})
+        assert two.registrations[0].state is State.ACTIVE
 
     async def test_the_revision_grows_with_every_write(self, registry: Registry) -> None:
         service = await registry.join()

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
 _WINDOW = 0.025
-# So many go out together, and so many times that at once. An answer is waited for for half a second: of all
-# that fall due in one moment after a reconnect, most would spend it in a queue, and be sent once more.
+# The size of a batch, and the number of batches at once. A batch waits half a second for its answers. If all
+# that fall due after a reconnect went out together, most would spend that time in a queue, and be sent again.
 _TOGETHER = {Step.RENEW: 125, Step.REGISTER: 50}
 _WORKERS = 4
 # Seconds between two looks at what waits for the connection, and at the clocks of this machine.

@@ -40,9 +40,9 @@ SCHEDULE_NEXT = "Nats-Schedule-Next"
 SCHEDULER = "Nats-Scheduler"
 # Ours, on an unregistration: apart from it, that is the same message as an expired lease's.
 REASON = "Natsdisc-Reason"
-# Ours, on a lease: its holder.
+# Ours, on a lease, and on a value without a lease: its holder.
 OWNER = "Natsdisc-Owner"
-# Ours, on a value that was written under a lease.
+# Ours, on a value that was written under a lease: the ttl of the lease in seconds.
 LEASED = "Natsdisc-Leased"
 # Ours, on a value that `Bucket.replace` wrote: the holder of the lease goes on with it.
 UPDATED = "Natsdisc-Updated"

@@ -176,7 +176,7 @@ async def test_a_subject_with_any_byte_and_a_value_of_any_size_stops_nobody(
         for odd in ODD:
             for size in sizes:
                 written += 1
-                subject = f"$KV.{prefix}_v1_instances.shop.pay.e{written}.".encode() + odd
+                subject = f"$KV.{prefix}_v1_instances.shop.pay.e{written}.".encode() + odd + b"x"[: size % 3]
                 headers = block(b"X: y", end=b"\r\n\r\n"[: written % 4 + 1]) if written % 3 else b""
                 raw.publish(subject, b"v" * (size - len(headers) if size > 4096 else size), headers)
         await raw.sync()

@@ -1,10 +1,10 @@
-"""Watches on every transport of nats-py, on our own connections and on users'."""
+"""Watches on the transports of nats-py, on our own connections and on users'."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -40,21 +40,8 @@ def tls(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield server.url, {"tls": ssl.create_default_context(cafile=folder / "ca.pem")}
 
 
-@contextmanager
-def websocket(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    pytest.importorskip("aiohttp", reason="nats-py needs aiohttp for websockets")
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-    with NatsServer(config=f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}'):
-        yield f"ws://127.0.0.1:{port}", {}
-
-
-# nats-py leaves the session of a websocket to the garbage collector.
-@pytest.mark.filterwarnings(
-    "ignore:Unclosed client session", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 @pytest.mark.parametrize("whose", ["ours", "the user's"])
-@pytest.mark.parametrize("transport", [plain, tls, websocket], ids=lambda transport: transport.__name__)
+@pytest.mark.parametrize("transport", [plain, tls], ids=lambda transport: transport.__name__)
 async def test_a_watch(transport: Any, whose: str, tmp_path: Path) -> None:
     with transport(tmp_path) as (url, options):
         client = await nats.connect(url, **options)
@@ -62,7 +49,7 @@ async def test_a_watch(transport: Any, whose: str, tmp_path: Path) -> None:
             discovery = await natsdisc.connect(url, **options)
         else:
             discovery = Discovery(natsdisc.JetStreamStore(client))
-        async with discovery, discovery.view(endpoints()) as view:
+        async with asyncio.timeout(4 * PATIENCE), discovery, discovery.view(endpoints()) as view:
             # A message that nats-py cannot read, and one that comes in many parts.
             mine = await discovery.register(
                 EndpointSpec(

@@ -100,6 +100,8 @@ async def test_no_schedule_passes_as_its_keys_own_lease(nats_url: str, prefix: s
     """The server stamps what a schedule writes, into whatever block of headers a client gave it."""
     forgeries = dict(FORGERIES)
     if way == PUBLIC:
+        if getattr(nats.aio.client, "parse_email", None):
+            pytest.skip("with fast-mail-parser, nats-py loses the stamp of a block that it cannot read")
         del forgeries["with a rollup glued to its target"]  # nats-py connects anew, again and again
     names = {what: f"e{number}" for number, what in enumerate(forgeries)}
     bucket = f"{prefix}_v1_instances"

@@ -1,18 +1,51 @@
-"""Time as something that is passed in: the event loop's, or a test's."""
+"""Time as something that is passed in: the event loop's, or a test's; and the machine's own clocks."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
+import sys
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Clock", "LoopClock", "ManualClock", "Timer"]
+__all__ = ["Clock", "Jumps", "LoopClock", "ManualClock", "Timer", "elapsed"]
 
 # How many loop turns ManualClock gives the tasks that a timer woke, before it moves on. A chain of
 # timer -> task -> future -> callback needs four or five; more turns cost microseconds.
 _SETTLE_TURNS = 20
+# Seconds by which two clocks of a machine move apart only if it slept, or if its time was set.
+_APART = 0.5
+# The clocks that count while the machine sleeps. `time.monotonic` is one of them on Windows only.
+_SLEEPLESS: int | None = getattr(
+    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC if sys.platform == "darwin" else None
+)
+
+
+def elapsed() -> float:
+    """Return monotonic seconds that go on while the machine sleeps, where it has a clock for them."""
+    return time.monotonic() if _SLEEPLESS is None else time.clock_gettime(_SLEEPLESS)
+
+
+class Jumps:
+    """Tells when the clocks of this machine moved apart: it slept, it was stopped, or its time was set.
+
+    The wall clock is only ever compared with itself; nothing is computed from the time that it shows.
+    """
+
+    def __init__(self) -> None:
+        self._offsets = self._read()
+
+    def seen(self) -> bool:
+        """Return whether that happened since the last call."""
+        before, self._offsets = self._offsets, self._read()
+        return any(abs(now - then) > _APART for now, then in zip(self._offsets, before, strict=True))
+
+    @staticmethod
+    def _read() -> tuple[float, float]:
+        monotonic = time.monotonic()
+        return elapsed() - monotonic, time.time() - monotonic
 
 
 class Timer(Protocol):

@@ -24,7 +24,7 @@ from .errors import (
     InvalidValueError,
 )
 from .fold import UNREADABLE_KEPT
-from .lease import State
+from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .model import (
     MAX_INSTANCE_ID,
@@ -47,7 +47,7 @@ from .model import (
     kind_of,
 )
 from .notices import Notices
-from .registrar import Registrar, Registration
+from .registrar import OnChange, Registrar, Registration
 from .stats import Counters, Picture, Stats
 from .store import Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
@@ -95,7 +95,8 @@ class Discovery:
     Use it as `async with`, or call `close`. `lease_ttl` (seconds, or None for no lease) is how long an
     instance outlives its process; `expiry_grace` (seconds) is how long an expiry is kept back, in case the
     owner is back at once; `on_lost` is a plain function, called with a Registration whose id another owner
-    took.
+    took. `on_state` is one too, called with a Registration after every change of its `state`; its `error`
+    then holds the reason. An error that a callback raises is logged and changes nothing.
 
     It belongs to the event loop that it is made in, or first used in. Elsewhere its methods raise
     WrongLoopError.
@@ -109,17 +110,16 @@ class Discovery:
         lease_ttl: float | None = 10.0,
         expiry_grace: float = 1.0,
         on_lost: Callable[[Registration], object] | None = None,
+        on_state: Callable[[Registration], object] | None = None,
     ) -> None:
         _check_options(instance_id, lease_ttl, expiry_grace)
         self._store = store
         self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
-        if on_lost is not None:
-            check_callback("on_lost", on_lost)
-            on_lost = plain(on_lost)
+        on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
         self._stats = Counters()
-        self._registrar = Registrar(store, self._stats, on_lost)
+        self._registrar = Registrar(store, self._stats, on_lost, on_state)
         self._feeds: dict[Query, Feed] = {}
         self._tasks = Tasks(self._stats)
         time = store.clock.time
@@ -221,8 +221,13 @@ class Discovery:
     ) -> _InstanceT:
         """Change what is registered, if nobody else changed it first; watchers get an Added.
 
-        For an instance of another process, `instance` must be what is registered now. If the call is
+        Fields that are not named stay as they are, those in `extra` too. For an instance of this process the
+        change is applied to its newest value, also after another client's update of other fields. For an
+        instance of another process, `instance` must be equal to what is registered now. If the call is
         cancelled, it ends within half a second; the change may still be made in the background.
+
+            await discovery.update(instance, metadata={**instance.metadata, "weight": 3})
+
         Raises ConflictError, InvalidValueError, PayloadTooLargeError, PermissionDeniedError,
         StoreUnavailableError, WrongLoopError, ClosedError.
         """
@@ -231,20 +236,19 @@ class Discovery:
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
+        unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
+        if unknown:
+            raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")
+
+        def change(current: Instance) -> Instance:
+            return dataclasses.replace(current, **changes)
+
         registration = self._registrar.find(instance.id)
-        current = registration.instance if registration is not None else instance
-        fields = {field.name for field in dataclasses.fields(current)}
-        if not changes.keys() <= fields:
-            raise InvalidValueError(f"{current.id} has no {', '.join(sorted(changes.keys() - fields))}")
-        value = wire.dumps(dataclasses.replace(current, **changes))
-        changed = wire.loads(value)
         if registration is not None:
-            await self._tasks.finish(
-                f"updating {instance.id}", self._registrar.replace(registration, value, changed)
-            )
+            work = self._registrar.update(registration, change, changes)
         else:
-            await self._tasks.finish(f"updating {instance.id}", self._replace(instance, value))
-        return cast(_InstanceT, changed)
+            work = self._change(instance, change)
+        return cast(_InstanceT, await self._tasks.finish(f"updating {instance.id}", work))
 
     @overload
     async def list(self, query: EndpointQuery) -> builtins.list[EndpointInstance]: ...
@@ -339,12 +343,20 @@ class Discovery:
 
         Raises what `update` does; a model card has no such mark.
         """
+        self._check_open()
         if not isinstance(instance, EndpointInstance):
             raise InvalidValueError(f"only endpoints can be drained, not {type(instance).__name__}")
-        held = self._registrar.find(instance.id)
-        current = held.instance if held is not None else instance
-        assert isinstance(current, EndpointInstance)
-        return await self.update(instance, metadata={**current.metadata, "draining": True})
+
+        def mark(current: Instance) -> Instance:
+            assert isinstance(current, EndpointInstance)
+            return dataclasses.replace(current, metadata={**current.metadata, "draining": True})
+
+        registration = self._registrar.find(instance.id)
+        if registration is not None:
+            work = self._registrar.update(registration, mark, ())
+        else:
+            work = self._change(instance, mark)
+        return cast(EndpointInstance, await self._tasks.finish(f"draining {instance.id}", work))
 
     async def close(self, *, drain: float = 0.0) -> None:
         """End the watches, unregister everything this process registered, and let go of the connection.
@@ -460,13 +472,29 @@ class Discovery:
         except EntryExistsError as error:
             raise self._already_registered(instance, error) from error
 
-    async def _replace(self, instance: Instance, value: bytes) -> None:
-        key = keys.key_of(instance.id)
-        bucket = self._bucket(instance.id)
+    async def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> Instance:
+        """Change another process's instance, which must still be `instance`; return what it is then."""
+        key, bucket = keys.key_of(instance.id), self._bucket(instance.id)
         found = await bucket.get(key)
-        if found is None or found.value != wire.dumps(instance):
-            raise ConflictError(f"{instance.id} is not registered with the value it was expected to have")
-        await bucket.replace(key, value, revision=found.revision, leased=found.leased)
+        current: Instance | None = None
+        if found is not None:
+            with suppress(InvalidValueError):
+                current = entry.decode(kind_of(instance.id), key, found.value)
+        if found is None or current != instance:
+            raise ConflictError(
+                f"cannot change {instance.id}: {'another value' if found else 'nothing'} is registered under "
+                "it now; list it again, and change that"
+            )
+        value = wire.dumps(change(current))
+        await bucket.replace(
+            key,
+            value,
+            revision=found.revision,
+            leased=found.leased,
+            lease_ttl=found.lease_ttl,
+            owner=found.owner,
+        )
+        return wire.loads(value)
 
     def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
         try:
@@ -592,6 +620,7 @@ def connect(
     bucket_prefix: str = "",
     tombstone_ttl: float = 300.0,
     on_lost: Callable[[Registration], object] | None = None,
+    on_state: Callable[[Registration], object] | None = None,
     **nats_options: Any,
 ) -> Connecting:
     """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
@@ -622,7 +651,12 @@ def connect(
             tombstone_ttl=tombstone_ttl,
         )
         return Discovery(
-            store, instance_id=instance_id, lease_ttl=lease_ttl, expiry_grace=expiry_grace, on_lost=on_lost
+            store,
+            instance_id=instance_id,
+            lease_ttl=lease_ttl,
+            expiry_grace=expiry_grace,
+            on_lost=on_lost,
+            on_state=on_state,
         )
 
     return Connecting(open_discovery)
@@ -640,9 +674,19 @@ def _check_options(instance_id: int | None, lease_ttl: float | None, expiry_grac
 def _checked_ttl(ttl: float | None) -> float | None:
     if ttl is None:
         return None
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not _MIN_LEASE_TTL <= ttl < math.inf:
-        raise InvalidValueError(f"lease_ttl must be None or at least {_MIN_LEASE_TTL:g} s: {ttl!r}")
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not _MIN_LEASE_TTL <= ttl <= MAX_TTL:
+        raise InvalidValueError(
+            f"lease_ttl must be None or {_MIN_LEASE_TTL:g} to {MAX_TTL:.0f} s (a year): {ttl!r}; with None "
+            "an instance stays until it is unregistered"
+        )
     return ttl
+
+
+def _checked_callback(name: str, callback: OnChange | None) -> OnChange | None:
+    if callback is None:
+        return None
+    check_callback(name, callback)
+    return plain(callback)
 
 
 def _check_query(query: object) -> None:

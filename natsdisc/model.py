@@ -1,7 +1,8 @@
 """What is discovered: frozen values that are checked when they are made, and trusted afterwards.
 
 Two instances are the same instance when their ids are equal. An id may come back after it was removed.
-JSON values (metadata, cards) take part in equality but not in the hash, so that instances fit into sets.
+JSON values (metadata, cards, extra) take part in equality but not in the hash, so that instances fit into
+sets. They cannot be changed in place: their dicts and lists are those of `natsdisc.frozen`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
+from .frozen import EMPTY, FrozenDict, FrozenOnRead, freeze, frozen_mapping
 
 __all__ = [
     "Added",
@@ -81,9 +83,30 @@ def _check_place(namespace: object, component: object, endpoint: object) -> None
     check_name("endpoint", endpoint)
 
 
-def _check_metadata(metadata: object) -> None:
-    if not isinstance(metadata, Mapping):
-        raise InvalidValueError(f"metadata must be a mapping, not {type(metadata).__name__}")
+# The fields that natsdisc writes itself: none of them can be an extra one.
+ENDPOINT_FIELDS = frozenset(
+    ("type", "component", "endpoint", "namespace", "instance_id", "transport", "metadata")
+)
+MODEL_FIELDS = frozenset(
+    ("type", "namespace", "component", "endpoint", "instance_id", "card_json", "model_suffix")
+)
+
+
+def _freeze_mapping(value: object, what: str) -> None:
+    """Replace the mapping in the field `what` of `value` by one that cannot be changed."""
+    mapping = getattr(value, what)
+    if not isinstance(mapping, Mapping):
+        raise InvalidValueError(f"{what} must be a mapping, not {type(mapping).__name__}")
+    object.__setattr__(value, what, frozen_mapping(mapping))
+
+
+def _freeze_extra(value: EndpointSpec | EndpointInstance | ModelSpec | ModelInstance) -> None:
+    _freeze_mapping(value, "extra")
+    if value.extra:
+        known = ENDPOINT_FIELDS if isinstance(value, (EndpointSpec, EndpointInstance)) else MODEL_FIELDS
+        for name in value.extra:
+            if not isinstance(name, str) or name in known:
+                raise InvalidValueError(f"extra cannot hold a field {name!r}: use a name of your own")
 
 
 def _check_transport(transport: object) -> None:
@@ -108,6 +131,8 @@ class Transport:
                 self.address.encode()
             except UnicodeEncodeError:
                 raise InvalidValueError(f"transport address has no UTF-8 form: {self.address!r}") from None
+        else:
+            object.__setattr__(self, "address", freeze(self.address))
 
     @classmethod
     def nats(cls, address: str) -> Transport:
@@ -188,18 +213,23 @@ def kind_of(id: InstanceId) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """An endpoint to register; the instance id is the Discovery's."""
+    """An endpoint to register; the instance id is the Discovery's.
+
+    `extra` holds further JSON fields of the value, beside those that natsdisc writes.
+    """
 
     namespace: str
     component: str
     endpoint: str
     transport: Transport = field(kw_only=True)
-    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict, hash=False)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         _check_transport(self.transport)
-        _check_metadata(self.metadata)
+        _freeze_mapping(self, "metadata")
+        _freeze_extra(self)
 
     def with_instance_id(self, instance_id: int) -> EndpointInstance:
         """This spec as the instance that `instance_id` registers."""
@@ -210,6 +240,7 @@ class EndpointSpec:
             instance_id,
             transport=self.transport,
             metadata=self.metadata,
+            extra=self.extra,
         )
 
 
@@ -222,10 +253,13 @@ class ModelSpec:
     endpoint: str
     card: Any = field(kw_only=True, hash=False)
     model_suffix: str | None = field(kw_only=True, default=None)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         _fold_empty_suffix(self)
+        object.__setattr__(self, "card", freeze(self.card))
+        _freeze_extra(self)
 
     def with_instance_id(self, instance_id: int) -> ModelInstance:
         """This spec as the instance that `instance_id` registers."""
@@ -236,6 +270,7 @@ class ModelSpec:
             instance_id,
             card=self.card,
             model_suffix=self.model_suffix,
+            extra=self.extra,
         )
 
 
@@ -244,20 +279,28 @@ Spec: TypeAlias = EndpointSpec | ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class EndpointInstance:
-    """One live endpoint."""
+    """One live endpoint.
+
+    `extra` holds the JSON fields of its value that natsdisc does not know, in their order.
+    """
 
     namespace: str
     component: str
     endpoint: str
     instance_id: int
     transport: Transport = field(kw_only=True)
-    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=dict, hash=False)
+    metadata: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         check_instance_id(self.instance_id)
         _check_transport(self.transport)
-        _check_metadata(self.metadata)
+        _freeze_mapping(self, "metadata")
+        _freeze_extra(self)
+
+    def __deepcopy__(self, memo: object) -> EndpointInstance:
+        return self  # nothing in it can be changed
 
     @property
     def id(self) -> EndpointInstanceId:
@@ -266,7 +309,10 @@ class EndpointInstance:
 
 @dataclass(frozen=True, slots=True)
 class ModelInstance:
-    """One live model card."""
+    """One live model card.
+
+    `extra` holds the JSON fields of its value that natsdisc does not know, in their order.
+    """
 
     namespace: str
     component: str
@@ -274,11 +320,17 @@ class ModelInstance:
     instance_id: int
     card: Any = field(kw_only=True, hash=False)
     model_suffix: str | None = field(kw_only=True, default=None)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
 
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         check_instance_id(self.instance_id)
         _fold_empty_suffix(self)
+        object.__setattr__(self, "card", freeze(self.card))
+        _freeze_extra(self)
+
+    def __deepcopy__(self, memo: object) -> ModelInstance:
+        return self  # nothing in it can be changed
 
     @property
     def id(self) -> ModelCardInstanceId:
@@ -293,10 +345,30 @@ Instance: TypeAlias = EndpointInstance | ModelInstance
 # set the fields of a frozen value without checking them again: four times as fast as the constructor.
 _new = object.__new__
 _set_kind, _set_address = (getattr(Transport, name).__set__ for name in ("kind", "address"))
-_set_namespace, _set_component, _set_endpoint, _set_instance_id, _set_transport, _set_metadata = (
-    getattr(EndpointInstance, field.name).__set__ for field in fields(EndpointInstance)
-)
+(
+    _set_namespace,
+    _set_component,
+    _set_endpoint,
+    _set_instance_id,
+    _set_transport,
+    _set_metadata,
+    _set_extra,
+) = (getattr(EndpointInstance, field.name).__set__ for field in fields(EndpointInstance))
 
+
+(
+    _set_model_namespace,
+    _set_model_component,
+    _set_model_endpoint,
+    _set_model_instance_id,
+    _set_card,
+    _set_model_suffix,
+    _set_model_extra,
+) = (getattr(ModelInstance, field.name).__set__ for field in fields(ModelInstance))
+
+for _class, _names in ((EndpointInstance, ("metadata", "extra")), (ModelInstance, ("card", "extra"))):
+    for _name in _names:
+        setattr(_class, _name, FrozenOnRead(getattr(_class, _name)))
 
 _set_id_namespace, _set_id_component, _set_id_endpoint, _set_id_number = (
     getattr(EndpointInstanceId, field.name).__set__ for field in fields(EndpointInstanceId)
@@ -321,9 +393,10 @@ def trusted_endpoint(
     instance_id: int,
     transport_kind: str,
     address: Any,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any] = EMPTY,
+    extra: Mapping[str, Any] = EMPTY,
 ) -> EndpointInstance:
-    """An EndpointInstance of values that were checked."""
+    """Return an EndpointInstance of values that were checked, and that nobody else holds."""
     transport = _new(Transport)
     _set_kind(transport, transport_kind)
     _set_address(transport, address)
@@ -334,6 +407,28 @@ def trusted_endpoint(
     _set_instance_id(instance, instance_id)
     _set_transport(instance, transport)
     _set_metadata(instance, metadata)
+    _set_extra(instance, extra)
+    return instance
+
+
+def trusted_model(
+    namespace: str,
+    component: str,
+    endpoint: str,
+    instance_id: int,
+    card: Any,
+    model_suffix: str | None,
+    extra: Mapping[str, Any] = EMPTY,
+) -> ModelInstance:
+    """Return a ModelInstance of values that were checked, and that nobody else holds."""
+    instance = _new(ModelInstance)
+    _set_model_namespace(instance, namespace)
+    _set_model_component(instance, component)
+    _set_model_endpoint(instance, endpoint)
+    _set_model_instance_id(instance, instance_id)
+    _set_card(instance, card)
+    _set_model_suffix(instance, model_suffix)
+    _set_model_extra(instance, extra)
     return instance
 
 

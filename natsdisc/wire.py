@@ -1,22 +1,32 @@
-"""Instances as the seed's JSON, byte for byte as serde writes it, and back."""
+"""Instances as the seed's JSON, byte for byte as serde writes it, and back.
+
+The order of the fields: the seed's, then `metadata` of an endpoint when there is any, and then the fields
+that natsdisc does not know (`instance.extra`), in the order in which they were read. Dynamo appends its newer
+fields.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from .errors import InvalidIdError, InvalidNameError, InvalidValueError
+from .frozen import EMPTY, freeze
 from .keys import Place
 from .model import (
+    ENDPOINT_FIELDS,
     MAX_INSTANCE_ID,
+    MODEL_FIELDS,
     EndpointInstance,
     Instance,
     Kind,
     ModelInstance,
     Transport,
     trusted_endpoint,
+    trusted_model,
 )
 
 __all__ = ["dumps", "loads", "loads_at"]
@@ -55,7 +65,9 @@ def dumps(instance: Instance) -> bytes:
             fields["model_suffix"] = instance.model_suffix
     else:
         raise InvalidValueError(f"not an instance: {type(instance).__name__}")
-    part = "metadata or transport" if isinstance(instance, EndpointInstance) else "card"
+    part = "metadata, transport or extra" if isinstance(instance, EndpointInstance) else "card or extra"
+    if instance.extra:
+        fields.update(instance.extra)
     try:
         # What only orjson can write (dates, dataclasses) would come back as something else.
         data = orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
@@ -75,9 +87,17 @@ def loads(data: bytes) -> Instance:
         place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
         if _kind(fields) is Kind.ENDPOINT:
             return EndpointInstance(
-                *place, transport=Transport(*_transport(fields)), metadata=_metadata(fields)
+                *place,
+                transport=Transport(*_transport(fields)),
+                metadata=_metadata(fields),
+                extra=_extra(fields, ENDPOINT_FIELDS),
             )
-        return ModelInstance(*place, card=fields["card_json"], model_suffix=fields.get("model_suffix"))
+        return ModelInstance(
+            *place,
+            card=fields["card_json"],
+            model_suffix=fields.get("model_suffix"),
+            extra=_extra(fields, MODEL_FIELDS),
+        )
     except KeyError as error:
         raise InvalidValueError(f"no field {error}") from error
     except (InvalidNameError, InvalidIdError) as error:
@@ -102,15 +122,18 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
             raise InvalidValueError("its value names another instance than its key")
         if kind is Kind.ENDPOINT:
             transport_kind, address = _transport(fields)
-            metadata = _metadata(fields) if "metadata" in fields else {}
+            metadata = _metadata(fields) if "metadata" in fields else EMPTY
+            extra = _extra(fields, ENDPOINT_FIELDS) if len(fields) > 6 + ("metadata" in fields) else EMPTY
+            if type(address) is not str:
+                address = freeze(address)
             return trusted_endpoint(
-                namespace, component, endpoint, instance_id, transport_kind, address, metadata
+                namespace, component, endpoint, instance_id, transport_kind, address, metadata, extra
             )
         if (fields.get("model_suffix") or None) != suffix:
             raise InvalidValueError("its value names another instance than its key")
-        return ModelInstance(
-            namespace, component, endpoint, instance_id, card=fields["card_json"], model_suffix=suffix
-        )
+        known = 6 + ("model_suffix" in fields)
+        extra = _extra(fields, MODEL_FIELDS) if len(fields) > known else EMPTY
+        return trusted_model(namespace, component, endpoint, instance_id, fields["card_json"], suffix, extra)
     except KeyError as error:
         raise InvalidValueError(f"no field {error}") from error
 
@@ -148,9 +171,15 @@ def _transport(fields: dict[str, Any]) -> tuple[str, Any]:
     return item
 
 
-def _metadata(fields: dict[str, Any]) -> dict[str, Any]:
-    metadata = fields.get("metadata", {})
-    if type(metadata) is not dict:
+def _extra(fields: dict[str, Any], known: frozenset[str]) -> Mapping[str, Any]:
+    if fields.keys() <= known:
+        return EMPTY
+    return {name: value for name, value in fields.items() if name not in known}
+
+
+def _metadata(fields: dict[str, Any]) -> Mapping[str, Any]:
+    metadata: object = fields.get("metadata", EMPTY)
+    if not isinstance(metadata, dict):
         raise InvalidValueError(f"metadata must be an object, not {type(metadata).__name__}")
     return metadata
 

@@ -9,20 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..clock import Clock
 from ..errors import ConflictError, DiscoveryError
 from ..model import RemovalReason
 
-__all__ = ["Bucket", "Doubt", "Entry", "EntryExistsError", "Holder", "Lease", "Reader", "Sink", "Store"]
+__all__ = [
+    "Bucket",
+    "Doubt",
+    "Entry",
+    "EntryExistsError",
+    "Found",
+    "Holder",
+    "Lease",
+    "Reader",
+    "Restored",
+    "Sink",
+    "Store",
+    "Valid",
+]
+
+# Tells whether a value may lie under a key at all; a value that may not is nobody's.
+Valid: TypeAlias = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A live value and the revision that wrote it.
 
-    `updated` if that was a `Bucket.replace`, `leased` if it was written under a lease.
+    `updated` if that was a `Bucket.replace`, `leased` if it was written under a lease, then of `lease_ttl`
+    seconds (None when that is unknown). `owner` is the writer of a value without a lease, None otherwise.
     """
 
     key: str
@@ -30,6 +47,27 @@ class Entry:
     revision: int
     updated: bool = False
     leased: bool = False
+    lease_ttl: float | None = None
+    owner: str | None = None
+
+
+class Found(StrEnum):
+    """The reason why a holder's revision was no longer the current one."""
+
+    SAME = "the value was there all the time"
+    UPDATED = "another client updated it"
+    OVERWRITTEN = "another client wrote something else in its place"
+    EXPIRED = "it had expired"
+    REMOVED = "another client removed it"
+    MISSING = "it was not there any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The entry after a `Bucket.restore`, and the reason why it was necessary."""
+
+    entry: Entry
+    found: Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +159,45 @@ class Bucket(Protocol):
     UnsupportedServerError, and ClosedError.
     """
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
-        """Write `value` where nothing is, under a lease of `ttl` seconds; the new revision.
+    async def ready(self, timeout: float) -> None:
+        """Wait until requests can be sent, for `timeout` seconds at most.
 
-        The same value already there is success. Raises EntryExistsError, PayloadTooLargeError.
+        Raises StoreUnavailableError when that took longer, PermissionDeniedError, and ClosedError at once.
         """
 
-    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
-        """`create` for a holder that lost its revision; what is there afterwards.
+    async def create(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> int:
+        """Write `value` where nothing is, under a lease of `ttl` seconds; return the new revision.
 
-        While the lease is still this owner's, a foreign value is written over, and what `replace` wrote is
-        left and taken as the owner's. Raises EntryExistsError for another owner's.
+        The same value already there is success, and a value that is not `valid` is written over.
+        Raises EntryExistsError, PayloadTooLargeError.
         """
 
-    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
-        """Write `value` over `revision`, which has a lease or not; the new revision.
+    async def restore(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> Restored:
+        """`create` for a holder that lost its revision; return the entry that is there afterwards.
 
-        Raises ConflictError, PayloadTooLargeError.
+        A valid value that `replace` wrote is left, and taken as the owner's. Every other value is written
+        over, unless another owner holds it: under a lease that has not ended, or without a lease.
+        Raises EntryExistsError for another owner's value, PayloadTooLargeError.
+        """
+
+    async def replace(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int,
+        leased: bool,
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+    ) -> int:
+        """Write `value` over `revision`, which has a lease (of `lease_ttl` seconds) or not.
+
+        Return the new revision. `owner` is the Entry's that is replaced. Raises ConflictError,
+        PayloadTooLargeError.
         """
 
     async def delete(self, key: str, *, revision: int | None) -> None:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
 from ..model import RemovalReason
-from . import Entry, EntryExistsError, Holder, Lease, Reader, Sink
+from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, Sink, Valid
 
 __all__ = ["MemoryStore"]
 
 # nats-server's default max_payload, so that a test meets the limit that production has.
 _MAX_VALUE_BYTES = 1024 * 1024
+# Reasons of removals that are kept for the log lines of their owners, as tombstones are on a server.
+_REMOVALS_KEPT = 1_000
+_FOUND: dict[RemovalReason | None, Found] = {
+    RemovalReason.EXPIRED: Found.EXPIRED,
+    RemovalReason.UNREGISTERED: Found.REMOVED,
+}
 
 
 class MemoryStore:
@@ -56,32 +62,60 @@ class MemoryBucket:
         self._leases: dict[str, _HeldLease] = {}
         self._readers: set[_MemoryReader] = set()
         self._revision = 0
+        self._removed: dict[str, RemovalReason] = {}
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
+    async def ready(self, timeout: float) -> None:
+        """Return at once: there is no connection to wait for."""
+
+    async def create(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> int:
         await asyncio.sleep(0)
         existing = self._entries.get(key)
         if existing is not None and existing.value != value:
-            raise EntryExistsError(existing)
-        entry = existing or self._write(key, value)
+            if valid is None or valid(existing.value):
+                raise EntryExistsError(existing)
+            existing = None
+        entry = existing or self._write(key, value, ttl, owner)
         self._set_lease(key, ttl, owner)
         return entry.revision
 
-    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
+    async def restore(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> Restored:
         await asyncio.sleep(0)
         entry = self._entries.get(key)
-        if entry is not None and entry.value != value:
-            if key not in self._leases or self._leases[key].owner != owner:
-                raise EntryExistsError(entry)
-            if not entry.updated:
-                entry = None
-        entry = entry or self._write(key, value)
+        if entry is None:
+            found = _FOUND.get(self._removed.get(key), Found.MISSING)
+        elif entry.value == value:
+            found = Found.SAME
+        else:
+            found = Found.OVERWRITTEN
+            if valid is None or valid(entry.value):
+                held = self._leases.get(key)
+                holder = held.owner if held is not None else entry.owner
+                if holder not in (None, owner):
+                    raise EntryExistsError(entry)
+                if entry.updated:
+                    found = Found.UPDATED
+        if entry is None or found is Found.OVERWRITTEN:
+            entry = self._write(key, value, ttl, owner)
         self._set_lease(key, ttl, owner)
-        return entry
+        return Restored(entry, found)
 
-    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
+    async def replace(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int,
+        leased: bool,
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+    ) -> int:
         await asyncio.sleep(0)
         self._check_fence(key, revision)
-        return self._write(key, value, updated=True).revision
+        return self._write(key, value, lease_ttl, owner, updated=True).revision
 
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return lambda: None  # nothing comes back here
@@ -127,11 +161,16 @@ class MemoryBucket:
         if entry is None or entry.revision != revision:
             raise ConflictError(f"{key} is no longer at revision {revision}")
 
-    def _write(self, key: str, value: bytes, *, updated: bool = False) -> Entry:
+    def _write(
+        self, key: str, value: bytes, ttl: float | None, owner: str | None, *, updated: bool = False
+    ) -> Entry:
         if len(value) > _MAX_VALUE_BYTES:
             raise PayloadTooLargeError(f"{key}: {len(value)} bytes, {_MAX_VALUE_BYTES} are allowed")
         self._revision += 1
-        entry = self._entries[key] = Entry(key, value, self._revision, updated)
+        self._removed.pop(key, None)
+        owner = owner if ttl is None else None
+        entry = Entry(key, value, self._revision, updated, ttl is not None, ttl, owner)
+        self._entries[key] = entry
         for reader in self._readers:
             reader.report_put([(key, value)])
         return entry
@@ -139,6 +178,9 @@ class MemoryBucket:
     def _remove(self, key: str, reason: RemovalReason) -> None:
         self._end_lease(key)
         del self._entries[key]
+        self._removed[key] = reason
+        if len(self._removed) > _REMOVALS_KEPT:
+            del self._removed[next(iter(self._removed))]
         self._revision += 1
         for reader in self._readers:
             reader.report_delete(key, reason)

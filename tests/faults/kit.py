@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -42,12 +43,15 @@ from natsdisc import (
     Spec,
     StoreUnavailableError,
     Transport,
+    View,
     endpoints,
     keys,
     models,
     wire,
 )
 from natsdisc.testing import crash
+
+from .copies import read_copies
 
 __all__ = ["MEASURED", "QUERIES", "Fleet", "Follower", "Outpost", "Plain", "Stats", "digest"]
 
@@ -297,8 +301,10 @@ class Plain:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         await self.js.publish(self.subject(instance.id), wire.dumps(instance), headers=given or None)
 
-    async def delete(self, id: InstanceId, operation: str = "DEL") -> None:
-        await self.js.publish(self.subject(id), headers={"KV-Operation": operation})
+    async def delete(self, id: InstanceId, operation: str = "DEL", **headers: str) -> None:
+        """A tombstone; `headers` with `_` for `-`."""
+        more = {name.replace("_", "-"): value for name, value in headers.items()}
+        await self.js.publish(self.subject(id), headers={"KV-Operation": operation, **more})
 
     async def vanish(self, id: InstanceId) -> None:
         """Remove a key and every trace of it."""
@@ -424,7 +430,9 @@ class Fleet:
     `watch_urls` and `write_urls` are where watchers and writers connect to, if they go through a proxy, and
     `outpost_urls` where those of the other process do, if somewhere else. `discoveries` is the number of
     watching Discoveries in each process, `each` the number of a writer's registrations. A witness lists all
-    the time, where the watchers are.
+    the time, where the watchers are. Views of all queries stand beside the first Discovery's watches.
+    `copies` is the number of nodes whose copies of the buckets a plain client compares; with 0 it reads the
+    stream alone.
     """
 
     def __init__(
@@ -440,17 +448,26 @@ class Fleet:
         lease_ttl: float = 10.0,
         replicas: int = 1,
         storage: Literal["file", "memory"] = "file",
+        tombstone_ttl: float = 300.0,
+        copies: int = 0,
     ) -> None:
         self.urls = _list(urls)
         self._watch_urls = _list(watch_urls) or self.urls
         self._outpost_urls = _list(outpost_urls) or self._watch_urls
         self._write_urls = _list(write_urls) or self.urls
         self._discoveries, self._writers, self._each = discoveries, writers, each
-        self._options: dict[str, Any] = {"lease_ttl": lease_ttl, "replicas": replicas, "storage": storage}
+        self._copies = copies
+        self._options: dict[str, Any] = {
+            "lease_ttl": lease_ttl,
+            "replicas": replicas,
+            "storage": storage,
+            "tombstone_ttl": tombstone_ttl,
+        }
         self._open = contextlib.AsyncExitStack()
         self.writers: list[Writer] = []
         self.watching: list[Discovery] = []
         self.followers: list[Follower] = []
+        self.views: list[tuple[Query, View[Any]]] = []
         self.foreign = Foreign()
 
     async def __aenter__(self) -> Self:
@@ -459,7 +476,8 @@ class Fleet:
                 Outpost.running(self._outpost_urls, self._discoveries)
             )
             self.plain = await opening.enter_async_context(Plain.connected(self.urls))
-            self.lister = await opened_in(opening, self.urls)
+            places = [[url] for url in self.urls] if self._copies > 1 else [self.urls]
+            self.listers = [await opened_in(opening, urls) for urls in places]
             opened = (self._new_writer(number, opening) for number in range(self._writers))
             self.writers += await asyncio.gather(*opened)
             await asyncio.gather(*(writer.register_all() for writer in self.writers))
@@ -473,6 +491,9 @@ class Fleet:
                     follower = Follower(discovery, query)
                     opening.push_async_callback(follower.aclose)
                     self.followers.append(follower)
+            for query in QUERIES:
+                view = await opening.enter_async_context(self.watching[0].view(query))
+                self.views.append((query, view))
             await self.converged()
             self._open = opening.pop_all()
         return self
@@ -609,6 +630,10 @@ class Fleet:
         wrong = []
         for follower in self.followers:
             wrong += self._difference("here", follower.query, follower.report())
+        for query, view in self.views:
+            truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
+            if {instance.id: instance for instance in view.instances} != truth:
+                wrong.append(f"view of {query}: {_apart({i.id for i in view.instances}, truth)}")
         return wrong or await self.wrong_there()
 
     async def wrong_there(self) -> list[str]:
@@ -625,7 +650,7 @@ class Fleet:
         if report["digest"] == digest(truth.values()):
             return []
         ids, live = set(map(str, truth)), set(report["live"])
-        return [f"{query} {where}: ghosts {sorted(live - ids)}, missing {sorted(ids - live)}, or old values"]
+        return [f"{query} {where}: {_apart(live, ids)}"]
 
     def _not_active(self) -> list[str]:
         """The writers who do not hold what they registered, and in which state they are."""
@@ -639,18 +664,38 @@ class Fleet:
     async def _wrong_lists(self) -> list[str]:
         wrong = []
         try:
-            for query in QUERIES:
-                listed = {instance.id: instance for instance in await self.lister.list(query)}
+            for lister, query in itertools.product(self.listers, QUERIES):
+                listed = {instance.id: instance for instance in await lister.list(query)}
                 truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
                 if listed != truth:
-                    ghosts, missing = listed.keys() - truth.keys(), truth.keys() - listed.keys()
-                    wrong.append(f"list of {query}: ghosts {ghosts}, missing {missing}, or old values")
+                    wrong.append(f"list of {query}: {_apart(listed.keys(), truth)}")
             stored = await self.plain.stored()
-        except (DiscoveryError, nats.errors.Error) as error:
+            if stored != {Plain.subject(id): wire.dumps(instance) for id, instance in self.truth.items()}:
+                wrong.append("the buckets hold something else")
+            wrong += wrong or await self._wrong_copies()
+        except (DiscoveryError, nats.errors.Error, AssertionError) as error:
             return [*wrong, repr(error)]
-        if stored != {Plain.subject(id): wire.dumps(instance) for id, instance in self.truth.items()}:
-            wrong.append("the buckets hold something else")
         return wrong
+
+    async def _wrong_copies(self) -> list[str]:
+        """Return which nodes deliver to a plain client something else than what there is."""
+        wrong = []
+        for stream in STREAMS if self._copies else ():
+            values = f"$KV.{stream.removeprefix('KV_')}."
+            truth = {Plain.subject(id): wire.dumps(instance) for id, instance in self.truth.items()}
+            truth = {subject: value for subject, value in truth.items() if subject.startswith(values)}
+            for node, copy in (await read_copies(self.plain.client, stream, self._copies)).items():
+                if copy.values != truth:
+                    wrong.append(
+                        f"the copy of {stream} on {node or 'the node'}: {_apart(copy.values, truth)}"
+                    )
+        return wrong
+
+
+def _apart(seen: Iterable[object], truth: Iterable[object]) -> str:
+    """Say in what way what is seen differs from what there is."""
+    shown, there = set(map(str, seen)), set(map(str, truth))
+    return f"ghosts {sorted(shown - there)}, missing {sorted(there - shown)}, or old values"
 
 
 async def main(discoveries: int, urls: list[str]) -> None:

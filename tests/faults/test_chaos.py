@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import pytest
 
 from . import chaos
 
 SECONDS = 20.0
+SLACK = 3.0  # a machine that runs tests has other things to do
 
 
 @pytest.mark.skipif(
@@ -17,6 +19,9 @@ SECONDS = 20.0
 )
 # nats-py leaves a connection to the garbage collector when a server that hangs accepts it and says nothing.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_short_chaos_run() -> None:
+@pytest.mark.parametrize("storage", ["memory", "file"])
+async def test_a_short_chaos_run(storage: Literal["memory", "file"]) -> None:
     seed = int(os.environ["NATSDISC_CHAOS_SEED"])
-    await chaos.run(seconds=SECONDS, seed=seed, instances=40, discoveries=2, lease_ttl=3)
+    await chaos.run(
+        seconds=SECONDS, seed=seed, instances=40, storage=storage, discoveries=2, lease_ttl=3, slack=SLACK
+    )

@@ -100,6 +100,8 @@ async def test_no_schedule_passes_as_its_keys_own_lease(nats_url: str, prefix: s
     """The server stamps what a schedule writes, into whatever block of headers a client gave it."""
     forgeries = dict(FORGERIES)
     if way == PUBLIC:
+        if getattr(nats.aio.client, "parse_email", None):
+            pytest.skip("with fast-mail-parser, nats-py loses the stamp of a block that it cannot read")
         del forgeries["with a rollup glued to its target"]  # nats-py connects anew, again and again
     names = {what: f"e{number}" for number, what in enumerate(forgeries)}
     bucket = f"{prefix}_v1_instances"
@@ -176,7 +178,7 @@ async def test_a_subject_with_any_byte_and_a_value_of_any_size_stops_nobody(
         for odd in ODD:
             for size in sizes:
                 written += 1
-                subject = f"$KV.{prefix}_v1_instances.shop.pay.e{written}.".encode() + odd
+                subject = f"$KV.{prefix}_v1_instances.shop.pay.e{written}.".encode() + odd + b"x"[: size % 3]
                 headers = block(b"X: y", end=b"\r\n\r\n"[: written % 4 + 1]) if written % 3 else b""
                 raw.publish(subject, b"v" * (size - len(headers) if size > 4096 else size), headers)
         await raw.sync()

@@ -148,8 +148,8 @@ async def test_opentelemetry_reads_the_same(world: World) -> None:
 
 async def test_log_records_say_to_whom_it_happened(world: World, caplog: pytest.LogCaptureFixture) -> None:
     id = str(world.view.instances[0].id)
-    assert {"id": id} in fields(caplog, "reregistered")
-    assert {"id": id} in fields(caplog, "gone")
+    [removed] = await eventually(lambda: fields(caplog, "reregistered_removed"), PATIENCE)
+    assert removed == {"id": id, "count": 1}
     [rubbish] = fields(caplog, "rubbish")
     assert rubbish.pop("error")
     assert rubbish == {"key": "shop.cart.checkout.junk", "bucket": "v1_instances"}

@@ -17,6 +17,7 @@ PACKAGE = Path(natsdisc.__file__).parent
 LEVELS = {
     "natsdisc.errors": 0,
     "natsdisc.clock": 0,
+    "natsdisc.frozen": 0,
     "natsdisc.model": 0,
     "natsdisc.lease": 0,
     "natsdisc.stats": 0,
@@ -39,6 +40,9 @@ LEVELS = {
     "natsdisc.order": 2,
     "natsdisc.aside": 2,
     "natsdisc.watch": 3,
+    "natsdisc.registration": 2,
+    "natsdisc.reports": 2,
+    "natsdisc.renewals": 3,
     "natsdisc.registrar": 3,
     "natsdisc.view": 3,
     "natsdisc.discovery": 4,

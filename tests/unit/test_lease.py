@@ -9,7 +9,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from natsdisc.lease import Answer, Hold, State, Step, after, renewed_at_once, replaced, started, step
+from natsdisc.lease import (
+    MAX_TTL,
+    Answer,
+    Hold,
+    State,
+    Step,
+    after,
+    read_ttl,
+    renewed_at_once,
+    replaced,
+    started,
+    step,
+    unheard,
+    write_ttl,
+)
 
 TTL = 9.0
 REVISION = 5
@@ -160,19 +174,19 @@ class TestLoss:
 class TestStaleAnswers:
     """Rule 5."""
 
-    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT])
+    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT, Answer.REFUSED])
     def test_an_answer_about_another_revision_says_nothing(self, answer: Answer) -> None:
         hold = replaced(fresh(), REVISION + 1)
         now = answered(hold, answer)
         assert replace(now, due=hold.due) == hold
         assert SENT + 3.5 <= now.due <= SENT + 3.5 + TTL / 3
 
-    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT])
+    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT, Answer.REFUSED])
     def test_it_is_no_reason_to_wait_until_the_lease_ends(self, answer: Answer) -> None:
         hold = replaced(fresh(), REVISION + 1)  # an update, which renews nothing
         assert answered(hold, answer, now=SENT + TTL - 1).due < SENT + TTL
 
-    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT])
+    @pytest.mark.parametrize("answer", [Answer.RENEWED, Answer.FENCED, Answer.SILENT, Answer.REFUSED])
     def test_it_does_not_put_off_registering_again(self, answer: Answer) -> None:
         gone = answered(replaced(fresh(), 8), Answer.FENCED, revision=8, now=SENT + 4)
         late = answered(gone, answer, revision=8 if answer is Answer.RENEWED else REVISION, now=SENT + 4)
@@ -189,6 +203,84 @@ class TestStaleAnswers:
         late = answered(hold, Answer.RENEWED, revision=REVISION)
         assert late.gone
         assert step(late) is Step.REGISTER
+
+
+class TestRefusal:
+    """Rule 6."""
+
+    def test_it_is_recovering_at_once_and_tried_again_after_some_seconds(self) -> None:
+        hold = answered(fresh(ttl=60.0), Answer.REFUSED, now=SENT + 20)
+        assert (hold.state, hold.gone, hold.due) == (State.RECOVERING, False, SENT + 24)
+        assert step(hold) is Step.RENEW
+        again = answered(hold, Answer.REFUSED, now=SENT + 24)
+        assert again.due == SENT + 28
+
+    def test_an_answer_ends_it(self) -> None:
+        hold = answered(fresh(), Answer.REFUSED)
+        assert answered(hold, Answer.RENEWED, sent=SENT + 5) == started(TTL, REVISION, SENT + 5, 0.0)
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_without_a_way_to_ask_only_the_state_changes(self, gone: bool) -> None:
+        hold = answered(fresh(), Answer.FENCED) if gone else fresh()
+        for now, refused, state in (
+            (SENT + TTL - 1, False, State.RECOVERING if gone else State.ACTIVE),
+            (SENT + TTL - 1, True, State.RECOVERING),
+            (SENT + TTL, False, State.RECOVERING),
+        ):
+            assert unheard(hold, now, refused=refused) == replace(hold, state=state)
+
+    def test_a_lost_one_stays_lost(self) -> None:
+        lost = answered(fresh(), Answer.TAKEN)
+        assert unheard(lost, SENT + 100, refused=True) == lost
+
+
+class TestInterference:
+    """Rule 7."""
+
+    def test_what_was_made_again_is_checked_soon_and_then_less_often(self) -> None:
+        hold = answered(fresh(ttl=60.0), Answer.FENCED, now=SENT + 4)
+        hold = answered(hold, Answer.REGISTERED, revision=8, sent=SENT + 4)
+        distances, sent = [hold.due - hold.renewed], SENT
+        for _ in range(4):
+            sent = hold.due
+            hold = answered(hold, Answer.RENEWED, revision=8, sent=sent, now=sent)
+            distances.append(hold.due - sent)
+        assert distances == [4.0, 8.0, 16.0, 20.0, 20.0]
+        assert hold == started(60.0, 8, sent, 0.0)
+
+    def test_a_first_registration_is_not(self) -> None:
+        assert fresh(ttl=60.0).due == SENT + 20
+
+    @given(chance=chances, ttl=st.floats(1.0, MAX_TTL), attacks=st.lists(st.floats(0.0, 60.0), max_size=20))
+    def test_it_is_back_within_five_seconds_after_the_last_of_many(
+        self, chance: float, ttl: float, attacks: list[float]
+    ) -> None:
+        """Each attack follows the last repair within the time of one check."""
+        now = SENT
+        hold = after(started(ttl, 1, SENT, chance), Answer.FENCED, 1, now, now, chance)
+        for revision, pause in enumerate(attacks, 2):
+            hold = after(hold, Answer.REGISTERED, revision, now, now, chance)
+            attacked = now + min(pause, hold.due - now)
+            now = hold.due
+            assert now - attacked <= 5
+            hold = after(hold, Answer.FENCED, revision, now, now, chance)
+
+
+class TestTheTtlInAHeader:
+    @given(ttl=st.floats(1.0, MAX_TTL))
+    def test_it_reads_back(self, ttl: float) -> None:
+        read = read_ttl(write_ttl(ttl))
+        assert read is not None
+        assert abs(read - ttl) <= 0.0005 + ttl * 1e-12
+        assert set(write_ttl(ttl)) <= set("0123456789.")
+
+    @pytest.mark.parametrize(("ttl", "text"), [(10.0, "10"), (10, "10"), (1.5, "1.5"), (100.0, "100")])
+    def test_it_is_short(self, ttl: float, text: str) -> None:
+        assert write_ttl(ttl) == text
+
+    @pytest.mark.parametrize("text", [None, "", "x", "0", "-1", "nan", "inf", "1e300", "1_0x"])
+    def test_nonsense_is_none(self, text: str | None) -> None:
+        assert read_ttl(text) is None
 
 
 class TestReconnect:
@@ -260,7 +352,9 @@ class TestWhateverComes:
                 assert hold.due <= now + ttl / 3
             made = answer is Answer.REGISTERED
             if made:
-                assert hold == started(ttl, asked, sent, chance)
+                check = 4.0 if before.gone else before.check
+                assert hold == started(ttl, asked, sent, chance, check=check)
+                assert hold.due <= started(ttl, asked, sent, chance).due
             if answer is Answer.RENEWED and hold.revision == asked and not hold.gone and ttl is not None:
                 assert hold.due <= sent + ttl / 3
             if hold.gone:
@@ -270,6 +364,8 @@ class TestWhateverComes:
                 assert hold.gone
             renewed = answer is Answer.RENEWED and before.revision == asked and not before.gone
             if before.state is State.RECOVERING and not made and not renewed:
+                assert hold.state is State.RECOVERING
+            if answer is Answer.REFUSED and before.revision == asked:
                 assert hold.state is State.RECOVERING
             if hold.gone and not before.gone:
                 assert answer is Answer.FENCED

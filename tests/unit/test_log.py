@@ -31,7 +31,17 @@ def events() -> dict[str, str]:
         extra = "".join(ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "extra")
         match = re.match(r"log\.fields\('(\w+)'", extra)
         found[place] = match[1] if match else ""
-    return found
+        if extra.startswith("log.fields(report.event,"):
+            del found[place]  # of the table of reports
+    return {**found, **reports()}
+
+
+def reports() -> dict[str, str]:
+    """The events of the table in `natsdisc.reports`."""
+    tree = ast.parse((PACKAGE / "reports.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    made = [call for call in calls if ast.unparse(call.func) == "Report"]
+    return {f"reports.py:{call.lineno}": ast.literal_eval(call.args[0]) for call in made}
 
 
 def test_every_log_call_names_its_event() -> None:

@@ -11,6 +11,7 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 from natsdisc.store.jetstream import parser as parser_module
+from natsdisc.store.jetstream import probe
 from natsdisc.store.jetstream.parser import WatchParser, install
 from tests.fuzz.frames import ENDED, OTHERS, WATCHED, Connection, expected, frame
 
@@ -196,8 +197,8 @@ def test_a_parser_that_works_otherwise_is_not_known(monkeypatch: pytest.MonkeyPa
     async def parse(self: object, data: bytes = b"") -> None: ...
 
     monkeypatch.setattr(Parser, "parse", parse)
-    parser_module._parses_as_known.cache_clear()
+    probe._parses_as_known.cache_clear()
     try:
         assert install(Client()) is None
     finally:
-        parser_module._parses_as_known.cache_clear()
+        probe._parses_as_known.cache_clear()

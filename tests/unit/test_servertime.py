@@ -1,4 +1,4 @@
-"""The server's clock, carried on by the monotonic one; the wall clock is never asked."""
+"""The server's clock, carried on by a monotonic one; the wall clock's time is never used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import natsdisc
-from natsdisc import StoreUnavailableError
+from natsdisc import StoreUnavailableError, clock
 from natsdisc.store.jetstream import servertime
 from natsdisc.store.jetstream.servertime import ServerTime
 
@@ -20,10 +20,12 @@ PACKAGE = Path(natsdisc.__file__).parent
 
 
 class Monotonic:
-    """Stands in for `time.monotonic`."""
+    """Stands in for `time.monotonic`; `sleepless` and `wall` are how far the other clocks are ahead of it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.sleepless = 0.0
+        self.wall = 5e8
 
     def __call__(self) -> float:
         return self.now
@@ -32,20 +34,17 @@ class Monotonic:
 @pytest.fixture
 def monotonic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Monotonic]:
     monotonic = Monotonic()
-
-    def refuse() -> float:
-        raise AssertionError("the wall clock was asked")
-
     with monkeypatch.context() as patched:
         patched.setattr(time, "monotonic", monotonic)
-        patched.setattr(time, "time", refuse)
+        patched.setattr(time, "time", lambda: monotonic.now + monotonic.wall)
+        patched.setattr(clock, "elapsed", lambda: monotonic.now + monotonic.sleepless)
         yield monotonic
 
 
 def observed(ts: str, *, sent: float = 1000.0, received: float = 1000.0) -> ServerTime:
-    clock = ServerTime()
-    clock.observe(ts, sent, received)
-    return clock
+    server_time = ServerTime()
+    server_time.observe(ts, sent, received)
+    return server_time
 
 
 @pytest.mark.parametrize(
@@ -76,40 +75,106 @@ def test_seconds_from_now_are_added(monotonic: Monotonic, seconds: float, at: st
 
 
 def test_what_has_passed_since_is_added(monotonic: Monotonic) -> None:
-    clock = observed("2024-01-01T00:00:00Z")
+    server_time = observed("2024-01-01T00:00:00Z")
     monotonic.now += 61.5
-    assert clock.age == 61.5
-    assert clock.after(1.0) == "2024-01-01T00:01:02.500000Z"
+    assert server_time.age == 61.5
+    assert server_time.after(1.0) == "2024-01-01T00:01:02.500000Z"
 
 
 def test_a_time_is_never_early_by_what_a_round_trip_may_hide(monotonic: Monotonic) -> None:
-    clock = observed("2024-01-01T00:00:00Z", sent=1000.0, received=1000.5)
+    server_time = observed("2024-01-01T00:00:00Z", sent=1000.0, received=1000.5)
     monotonic.now = 1000.5
-    assert clock.after(0.0) == "2024-01-01T00:00:00.500000Z"
-    assert clock.error == 0.25
+    assert server_time.after(0.0) == "2024-01-01T00:00:00.500000Z"
+    assert server_time.error == 0.25
 
 
 def test_a_new_answer_replaces_the_old(monotonic: Monotonic) -> None:
-    clock = observed("2024-01-01T00:00:00Z")
+    server_time = observed("2024-01-01T00:00:00Z")
     monotonic.now += 10
-    clock.observe("2030-01-01T00:00:00Z", monotonic.now, monotonic.now)
-    assert clock.age == 0.0
-    assert clock.after(0.0) == "2030-01-01T00:00:00.000000Z"
+    server_time.observe("2030-01-01T00:00:00Z", monotonic.now, monotonic.now)
+    assert server_time.age == 0.0
+    assert server_time.after(0.0) == "2030-01-01T00:00:00.000000Z"
 
 
 def test_nothing_is_known_before_the_first_answer(monotonic: Monotonic) -> None:
-    clock = ServerTime()
-    assert clock.age == clock.error == float("inf")
+    server_time = ServerTime()
+    assert server_time.age == server_time.error == float("inf")
     with pytest.raises(StoreUnavailableError):
-        clock.after(1.0)
+        server_time.after(1.0)
 
 
 def test_what_was_known_is_forgotten_with_the_connection(monotonic: Monotonic) -> None:
     """A write that is on its way then is told to try again, and not that there is a bug."""
-    clock = observed("2024-01-01T00:00:00Z")
-    clock.forget()
+    server_time = observed("2024-01-01T00:00:00Z")
+    server_time.forget()
     with pytest.raises(StoreUnavailableError):
-        clock.after(1.0)
+        server_time.after(1.0)
+
+
+class TestClocksThatJump:
+    """What was known is not carried on when reality contradicts it."""
+
+    @pytest.mark.parametrize("step", [-60.0, -1.0, 1.0, 60.0])
+    def test_an_answer_that_contradicts_replaces_what_was_known_however_slow_it_is(
+        self, monotonic: Monotonic, step: float
+    ) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        monotonic.now += 5
+        later = (datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=5 + step)).isoformat()
+        server_time.observe(later, monotonic.now - 0.4, monotonic.now + 0.4)
+        monotonic.now += 0.4
+        at = datetime.strptime(server_time.after(0.0), FORMAT).replace(tzinfo=UTC)
+        assert abs((at - datetime.fromisoformat(later)).total_seconds()) <= 0.81
+
+    def test_a_slow_answer_that_agrees_does_not(self, monotonic: Monotonic) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        monotonic.now += 5
+        server_time.observe("2024-01-01T00:00:05.3Z", monotonic.now - 0.4, monotonic.now + 0.4)
+        assert server_time.error == 0.0
+        assert server_time.after(0.0) == "2024-01-01T00:00:05.000000Z"
+
+    def test_the_sleep_of_the_machine_counts(self, monotonic: Monotonic) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        monotonic.sleepless += 15
+        monotonic.now += 1
+        assert server_time.age == 16
+        assert server_time.after(0.0) == "2024-01-01T00:00:16.000000Z"
+        server_time.observe("2024-01-01T00:00:17Z", monotonic.now, monotonic.now)
+        monotonic.now += 1
+        assert server_time.after(0.0) == "2024-01-01T00:00:18.000000Z"
+
+    @pytest.mark.parametrize("name", ["sleepless", "wall"])
+    @pytest.mark.parametrize("by", [-3600.0, -1.0, 1.0, 3600.0])
+    def test_clocks_that_move_apart_are_a_reason_to_ask(
+        self, monotonic: Monotonic, name: str, by: float
+    ) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        server_time.check()
+        assert server_time.age == 0.0
+        setattr(monotonic, name, getattr(monotonic, name) + by)
+        server_time.check()
+        with pytest.raises(StoreUnavailableError):
+            server_time.after(1.0)
+        server_time.observe("2024-01-01T00:00:00Z", monotonic.now, monotonic.now)
+        server_time.check()
+        assert server_time.age == 0.0
+
+    def test_clocks_that_drift_are_not(self, monotonic: Monotonic) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        for _ in range(100):
+            monotonic.now += 60
+            monotonic.wall += 0.03  # 500 ppm, as fast as a clock is slewed
+            server_time.check()
+            assert server_time.age < float("inf")
+
+    def test_the_distance_to_a_time(self, monotonic: Monotonic) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        monotonic.now += 5
+        assert server_time.until("2024-01-01T00:00:10Z") == 5
+        assert server_time.until("2024-01-01T00:00:01.5") == -3.5
+        for text in ("", "soon", "2024-13-01T00:00:00Z"):
+            with pytest.raises(ValueError):
+                server_time.until(text)
 
 
 @pytest.mark.parametrize("hours", [-1, 1, 24 * 365])
@@ -118,8 +183,8 @@ def test_a_wall_clock_that_is_off_changes_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time, "time", lambda: wrong)
     ts = datetime(2024, 1, 1, tzinfo=UTC)
     now = time.monotonic()
-    clock = observed(ts.isoformat(), sent=now, received=now)
-    at = datetime.strptime(clock.after(10.0), FORMAT).replace(tzinfo=UTC)
+    server_time = observed(ts.isoformat(), sent=now, received=now)
+    at = datetime.strptime(server_time.after(10.0), FORMAT).replace(tzinfo=UTC)
     assert ts + timedelta(seconds=10) <= at < ts + timedelta(seconds=10 + 60)
 
 

@@ -13,13 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natsdisc import wire
+from natsdisc import entry, wire
 from natsdisc.errors import InvalidValueError
-from natsdisc.model import EndpointInstance, Instance, ModelInstance, Transport
+from natsdisc.model import EndpointInstance, Instance, Kind, ModelInstance, Transport
 from tests import strategies
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "dynamo-registry.json"
 ENTRIES = [(entry["key"], entry["value"]) for entry in json.loads(DATA.read_text("utf-8"))["entries"]]
+
+NEWER = [
+    (entry["key"].removeprefix("v1/"), entry["value"].encode())
+    for entry in json.loads((DATA.parent / "dynamo-1.6.json").read_text("utf-8"))
+    if entry["key"].startswith(("v1/instances/", "v1/mdc/"))
+]
 
 ENDPOINT: dict[str, Any] = {
     "type": "Endpoint",
@@ -55,6 +61,26 @@ def endpoint(transport: Transport | None = None, **fields: Any) -> EndpointInsta
 
 def model(card: Any, **fields: Any) -> ModelInstance:
     return ModelInstance("shop", "cart", "checkout", 7, card=card, **fields)
+
+
+class TestTheBytesOfDynamo16:
+    @pytest.mark.parametrize(("path", "value"), NEWER)
+    def test_they_are_read_and_written_byte_for_byte(self, path: str, value: bytes) -> None:
+        bucket, *names = path.split("/")
+        kind = {"instances": Kind.ENDPOINT, "mdc": Kind.MODEL}[bucket]
+        for instance in (wire.loads(value), entry.decode(kind, ".".join(names), value)):
+            assert wire.dumps(instance) == value
+            assert str(instance.id) == "/".join(names)
+
+    def test_their_newer_fields_are_extra(self) -> None:
+        [endpoint] = [wire.loads(value) for path, value in NEWER if path.startswith("instances/")]
+        assert endpoint.extra == {"device_type": "cuda", "request_plane_codec": "msgpack"}
+        assert isinstance(endpoint, EndpointInstance)
+        moved = dataclasses.replace(endpoint, transport=Transport.tcp("host:1"), metadata={"zone": "a"})
+        assert wire.dumps(moved).endswith(
+            b'"transport":{"tcp":"host:1"},"metadata":{"zone":"a"},'
+            b'"device_type":"cuda","request_plane_codec":"msgpack"}'
+        )
 
 
 class TestTheSeedsBytes:
@@ -129,9 +155,20 @@ class TestRoundTrip:
     def test_a_card_is_any_json_value(self, card: Any) -> None:
         assert wire.loads(wire.dumps(model(card))) == model(card)
 
-    def test_fields_of_the_future_are_passed_over(self) -> None:
-        assert wire.loads(encoded({**ENDPOINT, "region": "eu"})) == endpoint()
-        assert wire.loads(encoded({**MODEL, "region": "eu"})) == model({"name": "Qwen"})
+    def test_fields_of_the_future_are_kept_and_come_last(self) -> None:
+        data = encoded({**ENDPOINT, "region": "eu", "metadata": {"a": 1}, "beta": [None]})
+        instance = wire.loads(data)
+        assert instance == endpoint(metadata={"a": 1}, extra={"region": "eu", "beta": [None]})
+        fields = json.loads(wire.dumps(instance))
+        assert list(fields) == [*ENDPOINT, "metadata", "region", "beta"]
+        assert fields == json.loads(data)
+        card = wire.loads(encoded({**MODEL, "region": "eu", "model_suffix": "lora"}))
+        assert list(json.loads(wire.dumps(card))) == [*MODEL, "model_suffix", "region"]
+
+    @pytest.mark.parametrize("name", ["instance_id", "type", 1])
+    def test_an_extra_field_has_a_name_of_its_own(self, name: Any) -> None:
+        with pytest.raises(InvalidValueError, match="extra"):
+            endpoint(extra={name: 1})
 
     def test_order_and_blanks_do_not_matter(self) -> None:
         data = json.dumps(dict(reversed(ENDPOINT.items())), indent=2).encode()

@@ -205,7 +205,7 @@ class Admin:
         stream = self._stream(name)
         if not await stream.look() or not stream.leases:
             return {}
-        now = stream.clock.now()
+        now = stream.clock.current()
         found = await Ghosts(self._api, stream, _NO_TOMBSTONES).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}

@@ -65,12 +65,19 @@ class PendingAck:
         self._pending = pending
 
     async def sequence(self, timeout: float = REQUEST_TIMEOUT) -> int:
-        """The sequence it was stored at.
+        """Return the sequence at which it was stored; wait at most `timeout` seconds.
 
-        Raises WrongSequenceError, NoResponderError, ApiError, and what `Pending.answer` raises.
+        Raises WrongSequenceError, NoResponderError, ApiError, and what `Pending.answer` raises. An answer
+        that names another stream than the subject's counts as none.
         """
-        answer = await self._pending.answer(timeout)
-        return int(_parse(answer, self._pending.subject)["seq"])
+        subject = self._pending.subject
+        fields = _parse(await self._pending.answer(timeout), subject)
+        if fields.get("stream") != _stream_of(subject):
+            raise StoreUnavailableError(
+                f"the answer to {subject} comes from the stream {fields.get('stream')!r:.80} and not from "
+                f"{_stream_of(subject)}: somebody else sends to this connection's inbox"
+            )
+        return int(fields["seq"])
 
 
 class JetStreamApi:
@@ -126,6 +133,12 @@ class JetStreamApi:
     async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
         """Send a message to a stream; its fate is the PendingAck's."""
         return PendingAck(await self.link.send(subject, payload, headers))
+
+
+def _stream_of(subject: str) -> str:
+    """Return the stream that holds a key's or a lease's subject, see `Stream`."""
+    tokens = subject.split(".")
+    return f"KV_{tokens[1] if tokens[0] == '$KV' else tokens[2]}"
 
 
 def _parse(answer: Msg, subject: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from contextlib import suppress
 from typing import TypeVar
 
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
+from ...lease import read_ttl, write_ttl
 from ...model import RemovalReason
-from .. import Entry, EntryExistsError, Holder, Lease, Reader, Sink
+from .. import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, Sink, Valid
 from .api import (
     JETSTREAM_PATIENCE,
     FenceInFlightError,
@@ -40,6 +41,7 @@ from .messages import (
     SCHEDULER,
     TTL,
     UPDATED,
+    Forged,
     removal,
 )
 from .reader import OrderedReader
@@ -64,6 +66,9 @@ _AT_ONCE = 256
 _HEADER_BYTES = 256
 # A clock that drifts 100 ppm is off by 6 ms after a minute.
 _CLOCK_AGE = 60.0
+# Seconds after its time at which a lease that did not fire is dead. An election delays leases by about 5 s.
+_OVERDUE = 5.0
+_AT = "@at "
 
 
 class JetStreamBucket:
@@ -84,16 +89,37 @@ class JetStreamBucket:
         self._stream.forget()
         self._sweeper.sweep_soon()
 
-    async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
-        self._check_size(key, value)
-        return await self._retried(lambda timeout: self._create(key, value, ttl, owner, timeout))
+    async def ready(self, timeout: float) -> None:
+        await self._api.link.ready(timeout)
 
-    async def restore(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> Entry:
-        return await self._retried(lambda timeout: self._restore(key, value, ttl, owner, timeout))
-
-    async def replace(self, key: str, value: bytes, *, revision: int, leased: bool) -> int:
+    async def create(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> int:
         self._check_size(key, value)
-        return await self._retried(lambda timeout: self._replace(key, value, revision, leased, timeout))
+        return await self._retried(lambda timeout: self._create(key, value, ttl, owner, valid, timeout))
+
+    async def restore(
+        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+    ) -> Restored:
+        return await self._retried(lambda timeout: self._restore(key, value, ttl, owner, valid, timeout))
+
+    async def replace(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        revision: int,
+        leased: bool,
+        lease_ttl: float | None = None,
+        owner: str | None = None,
+    ) -> int:
+        self._check_size(key, value)
+        headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
+        if leased:
+            headers[LEASED] = write_ttl(lease_ttl or 0.0)
+        elif owner is not None:
+            headers[OWNER] = owner
+        return await self._retried(lambda timeout: self._replace(key, value, revision, headers, timeout))
 
     async def delete(self, key: str, *, revision: int | None) -> None:
         await self._retried(lambda timeout: self._delete(key, revision, timeout))
@@ -120,30 +146,44 @@ class JetStreamBucket:
 
     async def _renew(self, leases: Sequence[Lease], timeout: float) -> Sequence[DiscoveryError | None]:
         try:
-            if self._clock.age > _CLOCK_AGE:
-                self._stream.forget()
+            self._check_time()
             # After any silence the server answers a question first: a renewal that waits in a dead
             # connection's buffers would arrive with a time in the past, and kill what it should keep.
             await self._stream.ensure(
                 leases=True, timeout=_LONGEST_RENEW_TIMEOUT, again_every=_RENEW_TIMEOUT, even_unsafe=True
             )
             acks = [await self._publish_lease(lease) for lease in leases]
-        except DiscoveryError as error:
-            return [error] * len(leases)
+        except Exception as error:
+            return [_understood(error)] * len(leases)
         sent = time.monotonic()
         # The last question may have told that an answer takes longer: by half of that the clock is unsure.
         timeout = max(timeout, min(_TIMEOUT_BY_ANSWER * 2 * self._clock.error, _LONGEST_RENEW_TIMEOUT))
         answers: list[DiscoveryError | None] = []
+        silence: DiscoveryError | None = None
         for ack in acks:
             try:
                 await ack.sequence(max(0.0, sent + timeout - time.monotonic()))
                 answers.append(None)
-            except DiscoveryError as error:
-                if isinstance(error, StoreUnavailableError):
-                    self._stream.forget()
-                answers.append(error)
+            except Exception as error:
+                answer = _understood(error)
+                if type(answer) is StoreUnavailableError:
+                    # The first of them names the time that all had together.
+                    silence = answer = silence or answer
+                answers.append(answer)
+        if any(isinstance(answer, WrongSequenceError) for answer in answers):
+            # Usually somebody changed the key. But a lease that ended early looks the same, and so will the
+            # next one if the server's clock was set: ask for its time before anything is written again.
+            self._clock.doubt()
+        if any(isinstance(answer, StoreUnavailableError) for answer in answers):
+            self._stream.forget()
         self._note_answer(sent, timeout)
         return answers
+
+    def _check_time(self) -> None:
+        """Have the server asked for its time before the next write, if what is known of it may be wrong."""
+        self._clock.check()
+        if self._clock.age > _CLOCK_AGE:
+            self._stream.forget()
 
     def _note_answer(self, sent: float, timeout: float) -> None:
         """Let the next renewal wait for as long as this answer makes likely, or longer if none came."""
@@ -151,7 +191,10 @@ class JetStreamBucket:
         wanted = 2 * timeout if took >= timeout else _TIMEOUT_BY_ANSWER * took
         self._renew_timeout = min(max(wanted, _RENEW_TIMEOUT), _LONGEST_RENEW_TIMEOUT)
 
-    async def _create(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> int:
+    async def _create(
+        self, key: str, value: bytes, ttl: float | None, owner: str, valid: Valid | None, timeout: float
+    ) -> int:
+        self._check_time()
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
         await self._stream.check_room(len(value), timeout)
         if ttl is None:
@@ -165,32 +208,59 @@ class JetStreamBucket:
             if entry is None:
                 continue  # a tombstone: write over it
             if entry.value != value:
-                raise EntryExistsError(entry)
-            if ttl is None and entry.leased:
-                # Of somebody who died: its lease would end ours.
-                await self._delete(key, entry.revision, timeout)
-                continue
-            # The first answer was lost, or the same process registers again.
+                if valid is None or valid(entry.value):
+                    raise EntryExistsError(entry)
+                continue  # nobody's: write over it
+            revision = await self._take_same(entry, ttl, owner, timeout)
+            if revision is not None:
+                return revision
+
+    async def _take_same(self, entry: Entry, ttl: float | None, owner: str, timeout: float) -> int | None:
+        """Go on with a value that is there: a first answer was lost, or the same process registers again.
+
+        Return its revision, or None when it has to be looked at again.
+        """
+        if ttl is None and entry.leased:
+            # Of a process that died: its lease would end ours.
+            with suppress(ConflictError):
+                await self._delete(entry.key, entry.revision, timeout)
+            return None
+        try:
+            if ttl is not None:
+                await self._renew_now(Lease(entry.key, entry.revision, ttl, owner))
+        except WrongSequenceError:
+            return None
+        return entry.revision
+
+    async def _restore(
+        self, key: str, value: bytes, ttl: float | None, owner: str, valid: Valid | None, timeout: float
+    ) -> Restored:
+        self._check_size(key, value)
+        self._check_time()
+        await self._stream.ensure(leases=ttl is not None, timeout=timeout)
+        while True:
+            expected, entry, removal_reason = await self._look(key, timeout)
+            if entry is not None and entry.value == value:
+                revision = await self._take_same(entry, ttl, owner, timeout)
+                if revision is None:
+                    continue
+                return Restored(Entry(key, value, revision, leased=ttl is not None), Found.SAME)
+            if entry is None:
+                found = _FOUND.get(removal_reason, Found.REMOVED) if expected else Found.MISSING
+            else:
+                found = Found.OVERWRITTEN
+                if valid is None or valid(entry.value):
+                    if await self._holder(entry, timeout) not in (None, owner):
+                        raise EntryExistsError(entry)
+                    if entry.updated:
+                        found = Found.UPDATED
             with suppress(WrongSequenceError):
+                if entry is None or found is not Found.UPDATED:
+                    revision = await self._write_under_lease(key, value, expected, ttl, owner, timeout)
+                    return Restored(Entry(key, value, revision, leased=ttl is not None), found)
                 if ttl is not None:
                     await self._renew_now(Lease(key, entry.revision, ttl, owner))
-                return entry.revision
-
-    async def _restore(self, key: str, value: bytes, ttl: float | None, owner: str, timeout: float) -> Entry:
-        while True:
-            try:
-                return Entry(key, value, await self._create(key, value, ttl, owner, timeout))
-            except EntryExistsError as error:
-                found = error.entry
-                if await self._lease_owner(key, timeout) != owner:
-                    raise
-            with suppress(WrongSequenceError):
-                if not found.updated:
-                    revision = await self._write_under_lease(key, value, found.revision, ttl, owner, timeout)
-                    return Entry(key, value, revision)
-                if ttl is not None:
-                    await self._renew_now(Lease(key, found.revision, ttl, owner))
-                return found
+                return Restored(entry, found)
 
     async def _write_under_lease(
         self, key: str, value: bytes, expected: int, ttl: float | None, owner: str, timeout: float
@@ -198,8 +268,10 @@ class JetStreamBucket:
         """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
         lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
         subject, fence = self._stream.subject_prefix + key, {EXPECTED_SEQUENCE: str(expected)}
-        if lease is not None:
-            fence[LEASED] = "1"
+        if ttl is not None:
+            fence[LEASED] = write_ttl(ttl)
+        else:
+            fence[OWNER] = owner
         written = await self._api.publish(subject, value, fence)
         if lease is None or ttl is None:
             return await written.sequence(timeout)
@@ -220,13 +292,11 @@ class JetStreamBucket:
             raise
         return revision
 
-    async def _replace(self, key: str, value: bytes, revision: int, leased: bool, timeout: float) -> int:
+    async def _replace(
+        self, key: str, value: bytes, revision: int, headers: dict[str, str], timeout: float
+    ) -> int:
         await self._stream.ensure(leases=False, timeout=timeout)
-        subject = self._stream.subject_prefix + key
-        headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
-        if leased:
-            headers[LEASED] = "1"
-        written = await self._api.publish(subject, value, headers)
+        written = await self._api.publish(self._stream.subject_prefix + key, value, headers)
         try:
             return await written.sequence(timeout)
         except WrongSequenceError:
@@ -275,6 +345,8 @@ class JetStreamBucket:
         return await self._api.publish(self._stream.lease_prefix + lease.key, b"", headers)
 
     async def _publish_tombstone(self, key: str, expected: int) -> PendingAck:
+        if not self._stream.known:  # a renewal may have found a reason to look again meanwhile
+            await self._stream.look()
         headers = {OPERATION: "DEL", EXPECTED_SEQUENCE: str(expected)}
         if self._stream.ttls:
             headers[TTL] = self._tombstone_ttl
@@ -286,14 +358,54 @@ class JetStreamBucket:
         return await self._api.publish(self._stream.subject_prefix + key, b"", headers)
 
     async def _last(self, key: str, timeout: float) -> tuple[int, Entry | None]:
-        """The sequence of the key's last message, 0 without one, and the entry if it is a value."""
+        """Return the sequence of the key's last message, 0 without one, and the entry if it is a value."""
+        sequence, entry, _ = await self._look(key, timeout)
+        return sequence, entry
+
+    async def _look(
+        self, key: str, timeout: float
+    ) -> tuple[int, Entry | None, RemovalReason | Forged | None]:
+        """Return what `_last` does, and the reason why the last message removed the key, if it did."""
         message = await self._stream.last_message(self._stream.subject_prefix + key, timeout)
         if message is None:
-            return 0, None
+            return 0, None, None
         _, sequence, _, headers, value = message
-        if removal(headers, self._stream.lease_prefix + key) is not None:
-            return sequence, None
-        return sequence, Entry(key, value, sequence, UPDATED in headers, LEASED in headers)
+        reason = removal(headers, self._stream.lease_prefix + key)
+        if reason is not None:
+            return sequence, None, reason
+        leased = LEASED in headers
+        return (
+            sequence,
+            Entry(
+                key,
+                value,
+                sequence,
+                UPDATED in headers,
+                leased,
+                read_ttl(headers.get(LEASED)),
+                None if leased else headers.get(OWNER),
+            ),
+            None,
+        )
+
+    async def _holder(self, entry: Entry, timeout: float) -> str | None:
+        """Return the owner whose lease keeps `entry` alive, or who wrote it without a lease; None is nobody.
+
+        A message on the lease's subject that is no lease of this key, or whose time is past, holds nothing.
+        """
+        message = await self._stream.last_message(self._stream.lease_prefix + entry.key, timeout)
+        if message is not None:
+            headers = message.headers
+            schedule = headers.get(SCHEDULE, "")
+            if (
+                OWNER in headers
+                and headers.get(SCHEDULE_TARGET) == self._stream.subject_prefix + entry.key
+                and schedule.startswith(_AT)
+            ):
+                with suppress(ValueError):
+                    if self._clock.until(schedule.removeprefix(_AT)) > -_OVERDUE:
+                        return headers[OWNER]
+        return entry.owner
 
     async def _lease_owner(self, key: str, timeout: float) -> str | None:
         """Who holds the lease of `key`."""
@@ -309,12 +421,15 @@ class JetStreamBucket:
                 await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
                 async with self._slots:
                     return await attempt(_TRY_TIMEOUT)
-            except StoreUnavailableError as error:
+            except Exception as failure:
+                error = _understood(failure)
+                if not isinstance(error, StoreUnavailableError):
+                    raise error from failure.__cause__
                 self._stream.forget()
                 patience = JETSTREAM_PATIENCE if isinstance(error, NoJetStreamError) else REQUEST_TIMEOUT
                 pause = next(pauses)
                 if time.monotonic() + pause > started + patience:
-                    raise
+                    raise error from error.__cause__
                 await asyncio.sleep(pause)
 
     def _conflict(self, key: str, revision: int) -> ConflictError:
@@ -326,3 +441,20 @@ class JetStreamBucket:
             raise PayloadTooLargeError(
                 f"{key}: {len(value)} bytes, and the server takes {most} (its max_payload less our headers)"
             )
+
+
+_FOUND: dict[RemovalReason | Forged | None, Found] = {
+    RemovalReason.EXPIRED: Found.EXPIRED,
+    RemovalReason.UNREGISTERED: Found.REMOVED,
+}
+
+
+def _understood(error: Exception) -> DiscoveryError:
+    """Return `error`, or for one that is none of ours an error that can pass: a reply made no sense."""
+    if isinstance(error, DiscoveryError):
+        return error
+    passing = StoreUnavailableError(
+        f"could not make sense of the server's reply, which is asked for again: {error!r}"
+    )
+    passing.__cause__ = error
+    return passing

@@ -83,11 +83,12 @@ class Delivery:
 
     def _take(self, messages: Sequence[Message]) -> None:
         run: list[Message] = []
+        filter_prefix, ack_prefix = self._filter_prefix, self._ack_prefix
         for message in messages:
             # A stored message comes under its own subject, whatever headers somebody gave it.
             subject, reply, headers, _ = message
-            if subject.startswith(self._filter_prefix) and (
-                reply.startswith(self._ack_prefix) or self._is_from_our_consumer(reply)
+            if subject.startswith(filter_prefix) and (
+                reply.startswith(ack_prefix) or self._is_from_our_consumer(reply)
             ):
                 run.append(message)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ...model import RemovalReason
 
@@ -40,9 +41,9 @@ SCHEDULE_NEXT = "Nats-Schedule-Next"
 SCHEDULER = "Nats-Scheduler"
 # Ours, on an unregistration: apart from it, that is the same message as an expired lease's.
 REASON = "Natsdisc-Reason"
-# Ours, on a lease: its holder.
+# Ours, on a lease, and on a value without a lease: its holder.
 OWNER = "Natsdisc-Owner"
-# Ours, on a value that was written under a lease.
+# Ours, on a value that was written under a lease: the ttl of the lease in seconds.
 LEASED = "Natsdisc-Leased"
 # Ours, on a value that `Bucket.replace` wrote: the holder of the lease goes on with it.
 UPDATED = "Natsdisc-Updated"
@@ -117,7 +118,7 @@ def headers_that_matter(block: bytes) -> dict[str, str] | None:
     return None
 
 
-def known_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
+def known_headers(headers: Mapping[str, Any] | None) -> dict[str, str] | None:
     """Return headers that nats-py has parsed as `parse_headers` would; use this where no block is at hand.
 
     nats-py drops lines that it cannot read, so a stamp may be lost. The server always writes
@@ -125,9 +126,10 @@ def known_headers(headers: Mapping[str, str] | None) -> dict[str, str] | None:
     """
     if not headers:
         return None
-    known = dict(headers)
-    mentions = [name for name, value in headers.items() if SCHEDULER in name or SCHEDULER in value]
-    if mentions not in ([], [SCHEDULER]) or (not mentions and SCHEDULE_NEXT in headers):
+    # With fast-mail-parser 0.10, nats-py has a list of values for each name.
+    known = {name: value if isinstance(value, str) else value[0] for name, value in headers.items()}
+    mentions = [name for name, value in headers.items() if SCHEDULER in name or SCHEDULER in str(value)]
+    if mentions not in ([], [SCHEDULER]) or (not mentions and SCHEDULE_NEXT in known):
         known[SCHEDULER] = _AMBIGUOUS
     return known
 

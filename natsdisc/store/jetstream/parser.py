@@ -15,8 +15,6 @@ It stays until the connection ends: frames of a watch that ended may be on their
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import re
 import weakref
@@ -27,11 +25,7 @@ from nats.errors import ProtocolError
 
 from ... import log
 from .messages import headers_that_matter
-
-try:
-    from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
-except ImportError:  # a nats-py that `install` will not know
-    AWAITING_CONTROL_LINE, Parser = None, object
+from .probe import AWAITING_CONTROL_LINE, Parser, is_known
 
 __all__ = ["Message", "Receive", "WatchParser", "install"]
 
@@ -62,7 +56,7 @@ def install(client: Any, *, own: bool = False) -> WatchParser | None:
     parser: Any = getattr(client, "_ps", None)
     if isinstance(parser, WatchParser):
         return parser
-    if not _is_known(client, parser):
+    if not is_known(client, parser):
         if client not in _warned:
             _warned.add(client)
             _log.warning(
@@ -160,7 +154,7 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
                 # A subject that is no text is kept as one that no key has.
                 words = data[at:line_end].decode("utf-8", "backslashreplace").split(" ")
                 verb, count = words[0], len(words)
-                if count > 6 or (count > 5 and verb == "MSG") or (count > 4 and not words[2].isdigit()):
+                if count > 6 or (count == 6 and verb == "MSG"):
                     words = _joined(words)
                     count = len(words)
                 if verb == "HMSG" and 5 <= count <= 6:
@@ -184,6 +178,8 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
                     raise ProtocolError
                 receive = readers.get(words[2])
                 if receive is None:
+                    if not words[2].isdigit():
+                        words = _joined(words)
                     if int(words[2]) in known:
                         if " " in words[1] or _UNREADABLE.search(data, at, line_end):
                             if others is None:
@@ -271,46 +267,3 @@ def _joined(words: list[str]) -> list[str]:
 def _readable(words: list[str]) -> bytes:
     """Return a message's line with escapes for what nats-py cannot read."""
     return " ".join(word.translate(_BLANKS) for word in words).encode()
-
-
-def _is_known(client: Any, parser: Any) -> bool:
-    """Return whether `client` and its `parser` have what `WatchParser` builds upon."""
-    return (
-        type(parser) is Parser
-        and getattr(parser, "nc", None) is client
-        and _parses_as_known()
-        and isinstance(getattr(client, "_subs", None), dict)
-        and isinstance(getattr(client, "_pings_outstanding", None), int)
-        and isinstance(getattr(client, "stats", None), dict)
-    )
-
-
-@functools.cache
-def _parses_as_known() -> bool:
-    """Return whether nats-py's parser keeps its state as we know it, by a try."""
-    probe = _Probe()
-    try:
-        parser = Parser(probe)
-        for data in (b"MSG a.b 7 2\r\nh", b"i\r\nHMSG c 8 d 12 13\r\nNATS/1.0\r\n\r\n!\r\nMSG"):
-            with contextlib.suppress(StopIteration), contextlib.closing(parser.parse(data)) as parsing:
-                parsing.send(None)
-            probe.seen.append((parser.state == AWAITING_CONTROL_LINE, parser.needed, bytes(parser.buf)))
-        parser.reset()
-    except Exception:
-        return False
-    return type(parser.buf) is bytearray and probe.seen == [
-        (False, 2, b"h"),
-        (7, b"a.b", b"", b"hi", None),
-        (8, b"c", b"d", b"!", b"NATS/1.0\r\n\r\n"),
-        (True, 13, b"MSG"),
-    ]
-
-
-class _Probe:
-    """The part of a client that a parser calls."""
-
-    def __init__(self) -> None:
-        self.seen: list[object] = []
-
-    async def _process_msg(self, *parts: Any) -> None:
-        self.seen.append(parts)

@@ -1,7 +1,8 @@
-"""The server's clock, read from its answers; the client's wall clock is never asked.
+"""The server's clock, read from its answers; the time that the client's wall clock shows is never used.
 
 An answer's `ts` was taken somewhere between sending the request and hearing the answer, so the estimate is
-off by at most half that round trip, plus what the two clocks drift apart until the next answer.
+off by at most half that round trip, plus what the two clocks drift apart until the next answer. An answer
+that contradicts the estimate replaces it, however slow it was: a clock was set, or the machine slept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from ... import clock
 from ...errors import StoreUnavailableError
 
 __all__ = ["ServerTime"]
@@ -16,6 +18,10 @@ __all__ = ["ServerTime"]
 # Two quartz clocks drift apart by no more than this (seconds a second).
 _DRIFT = 1e-4
 _OLD = 30.0
+# Seconds for which an answer is not doubted: of a thousand failed fences the first is a reason to ask.
+_FRESH = 2.0
+# Seconds by which two right answers may differ: a busy server stamps an answer some time before it sends it.
+_ROUNDING = 0.05
 
 
 class ServerTime:
@@ -24,27 +30,50 @@ class ServerTime:
     def __init__(self) -> None:
         self._at: datetime | None = None
         self._measured = 0.0
+        self._jumps = clock.Jumps()
+        self._is_doubted = False
         self.error = float("inf")
 
     @property
     def age(self) -> float:
-        """Seconds since the last answer."""
-        return time.monotonic() - self._measured if self._at is not None else float("inf")
+        """Seconds since the last answer; infinite when the server has to be asked again."""
+        if self._at is None or self._is_doubted:
+            return float("inf")
+        return clock.elapsed() - self._measured
 
     def observe(self, ts: str, sent: float, received: float) -> None:
         """Take the `ts` of an answer to a request `sent` and `received` at these `time.monotonic()`s."""
+        at = datetime.fromisoformat(ts)
+        at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         error = (received - sent) / 2
-        # A slow answer says less than a quick one did, until that one is old.
-        if error <= self.error + _DRIFT * self.age or self.age > _OLD:
-            self._at = datetime.fromisoformat(ts)
-            self._measured = (sent + received) / 2
-            self.error = error
+        measured = (sent + received) / 2 + clock.elapsed() - time.monotonic()
+        # A slow answer says less than a quick one did, until that one is old, or proves to be wrong.
+        if (
+            self._at is None
+            or error <= self.error + _DRIFT * self.age
+            or self.age > _OLD
+            or self._contradicts(at, measured, error)
+        ):
+            self._at, self._measured, self.error, self._is_doubted = at, measured, error, False
+
+    def check(self) -> None:
+        """Forget the estimate if this machine slept or its clock was set since the last check."""
+        if self._jumps.seen():
+            self.forget()
+
+    def doubt(self) -> None:
+        """Have the server asked again before the next write, unless it was asked a moment ago.
+
+        Writes that are on their way go on with what was known: the fence tells if that was wrong.
+        """
+        if self.age > _FRESH:
+            self._is_doubted = True
 
     def forget(self) -> None:
-        """The next answer may come from another server."""
+        """Drop the estimate: the next answer may come from another server, or from a clock that was set."""
         self._at, self.error = None, float("inf")
 
-    def now(self) -> datetime:
+    def current(self) -> datetime:
         """Return the server's time, off by `error` seconds at most.
 
         Raises StoreUnavailableError when the connection broke since the server was last asked.
@@ -54,13 +83,34 @@ class ServerTime:
         return self._at + timedelta(seconds=time.monotonic() - self._measured)
 
     def after(self, seconds: float) -> str:
-        """The server's time in `seconds` from now, not earlier, as RFC 3339.
+        """Return the server's time in `seconds` from now, not earlier, as RFC 3339.
 
-        Raises StoreUnavailableError when the connection broke since the server was last asked.
+        Raises StoreUnavailableError when the estimate was forgotten since the server was last asked.
         """
-        if self._at is None:
-            raise StoreUnavailableError("the connection broke: the server has to be asked for its time again")
-        passed = time.monotonic() - self._measured
         # Rather late than early by the error: a lease must not end before its ttl.
-        at = self._at + timedelta(seconds=passed + seconds + self.error)
+        at = self._now() + timedelta(seconds=seconds + self.error)
         return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def until(self, at: str) -> float:
+        """Return the seconds from the server's time now until `at` (RFC 3339); negative for the past.
+
+        Raises ValueError for what is no time, and StoreUnavailableError as `after` does.
+        """
+        moment = datetime.fromisoformat(at)
+        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return (moment - self._now()).total_seconds()
+
+    def _now(self) -> datetime:
+        if self._at is None:
+            raise StoreUnavailableError(
+                "cannot set the end of a lease: the server's time is not known since the connection broke or "
+                "a clock was set; the server is asked again before the next try"
+            )
+        return self._at + timedelta(seconds=clock.elapsed() - self._measured)
+
+    def _contradicts(self, at: datetime, measured: float, error: float) -> bool:
+        """Whether the server's time at `measured` cannot have been within `error` of `at`."""
+        assert self._at is not None
+        passed = measured - self._measured
+        expected = self._at + timedelta(seconds=passed)
+        return abs((at - expected).total_seconds()) > error + self.error + _DRIFT * abs(passed) + _ROUNDING

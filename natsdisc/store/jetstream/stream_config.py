@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ...errors import InvalidNameError, InvalidValueError
+from ...lease import MAX_TTL
 
 __all__ = ["MAX_CONSUMERS", "NewStream", "StreamOptions", "data_loss", "extended", "not_a_bucket"]
 
@@ -47,8 +47,9 @@ class StreamOptions:
         if self.storage not in (None, "file", "memory"):
             raise InvalidValueError(f'storage must be "file", "memory" or None: {self.storage!r}')
         # The server takes TTLs in whole seconds, from one on (ADR-43).
-        if not 1 <= self.tombstone_ttl < math.inf:
-            raise InvalidValueError(f"tombstone_ttl must be 1 s or more, and end: {self.tombstone_ttl!r}")
+        ttl: object = self.tombstone_ttl
+        if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 1 <= ttl <= MAX_TTL:
+            raise InvalidValueError(f"tombstone_ttl must be 1 to {MAX_TTL:.0f} s (a year): {ttl!r}")
 
 
 class NewStream:

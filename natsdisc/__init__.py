@@ -43,6 +43,7 @@ from .model import (
     models,
 )
 from .registrar import Registration
+from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
 from .store.memory import MemoryStore
@@ -87,11 +88,13 @@ __all__ = [
     "RemovalReason",
     "Removed",
     "Selection",
+    "Signer",
     "Spec",
     "State",
     "Stats",
     "StoreUnavailableError",
     "Transport",
+    "Trust",
     "UnsupportedServerError",
     "View",
     "Watch",

@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
@@ -48,9 +48,11 @@ from .model import (
 )
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
+from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, Picture, Stats
-from .store import Bucket, EntryExistsError, Store
+from .store import UNTRUSTED, Bucket, EntryExistsError, Store
 from .store.jetstream import JetStreamStore
+from .store.signed import SignedStore
 from .store.snapshot import read
 from .tasks import Tasks, bounded
 from .view import View
@@ -98,6 +100,10 @@ class Discovery:
     took. `on_state` is one too, called with a Registration after every change of its `state`; its `error`
     then holds the reason. An error that a callback raises is logged and changes nothing.
 
+    With a `signer` (a Signer, or what that takes: the seed of a user NKey, the path of a file with one, a
+    function) everything that is written is signed. With `trusted` (a Trust, or what that takes: public NKeys
+    by namespace) only what one of these keys has signed is believed. Both need the extra `nkeys`.
+
     It belongs to the event loop that it is made in, or first used in. Elsewhere its methods raise
     WrongLoopError.
     """
@@ -111,18 +117,24 @@ class Discovery:
         expiry_grace: float = 1.0,
         on_lost: Callable[[Registration], object] | None = None,
         on_state: Callable[[Registration], object] | None = None,
+        signer: Signer | Secret | None = None,
+        trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         _check_options(instance_id, lease_ttl, expiry_grace)
-        self._store = store
         self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
         self._stats = Counters()
+        time = store.clock.time
+        self._untrusted = Notices("values that are not believed", time)
+        signer, trust = _checked_keys(signer, trusted)
+        if signer is not None or trust is not None:
+            store = SignedStore(store, signer=signer, trust=trust, refused=self._refuse)
+        self._store = store
         self._registrar = Registrar(store, self._stats, on_lost, on_state)
         self._feeds: dict[Query, Feed] = {}
         self._tasks = Tasks(self._stats)
-        time = store.clock.time
         self._unreadable = Notices("values that cannot be read", time)
         self._forged = Notices("forged messages", time)
         self._stale = Notices("queries that became stale", time, repeats=True)
@@ -451,7 +463,7 @@ class Discovery:
             patience + count / _UNREGISTERED_PER_SECOND + 0.1,
         )
         await bounded("closing the connection", self._store.detach(), max(deadline - time(), _DETACHING))
-        for notices in (self._unreadable, self._forged, self._stale, self._failures):
+        for notices in (self._unreadable, self._untrusted, self._forged, self._stale, self._failures):
             notices.sum_up()
 
     async def __aenter__(self) -> Self:
@@ -477,7 +489,7 @@ class Discovery:
         key, bucket = keys.key_of(instance.id), self._bucket(instance.id)
         found = await bucket.get(key)
         current: Instance | None = None
-        if found is not None:
+        if found is not None and found.trusted:
             with suppress(InvalidValueError):
                 current = entry.decode(kind_of(instance.id), key, found.value)
         if found is None or current != instance:
@@ -512,6 +524,8 @@ class Discovery:
 
     def _decoder(self, kind: Kind) -> Callable[[str, bytes], Instance]:
         def decode(key: str, value: bytes) -> Instance:
+            if value is UNTRUSTED:
+                raise UntrustedError("no trusted key has signed it")  # counted and logged already
             try:
                 return entry.decode(kind, key, value)
             except InvalidValueError as error:
@@ -523,6 +537,17 @@ class Discovery:
                 raise InvalidValueError(f"it cannot be read: {bug!r}") from bug
 
         return decode
+
+    def _refuse(self, bucket: str, key: str, error: UntrustedError) -> None:
+        self._stats.untrusted += 1
+        if self._untrusted.allow((bucket, key)):
+            _log.warning(
+                "ignoring the value of %s in bucket %s: %s",
+                key,
+                bucket,
+                error,
+                extra=log.fields("untrusted", key=key, bucket=bucket, error=error),
+            )
 
     def _skip(self, kind: Kind, key: str, error: Exception) -> None:
         self._stats.rubbish += 1
@@ -621,6 +646,8 @@ def connect(
     tombstone_ttl: float = 300.0,
     on_lost: Callable[[Registration], object] | None = None,
     on_state: Callable[[Registration], object] | None = None,
+    signer: Signer | Secret | None = None,
+    trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     **nats_options: Any,
 ) -> Connecting:
     """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
@@ -641,6 +668,7 @@ def connect(
 
     async def open_discovery() -> Discovery:
         _check_options(instance_id, lease_ttl, expiry_grace)
+        own_key, trust = _checked_keys(signer, trusted)
         store = await JetStreamStore.connect(
             servers,
             nats_options,
@@ -657,6 +685,8 @@ def connect(
             expiry_grace=expiry_grace,
             on_lost=on_lost,
             on_state=on_state,
+            signer=own_key,
+            trusted=trust,
         )
 
     return Connecting(open_discovery)
@@ -669,6 +699,15 @@ def _check_options(instance_id: int | None, lease_ttl: float | None, expiry_grac
     _checked_ttl(lease_ttl)
     if not isinstance(expiry_grace, (int, float)) or not expiry_grace >= 0:
         raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
+
+
+def _checked_keys(
+    signer: Signer | Secret | None, trusted: Trust | Mapping[str, Iterable[str]] | None
+) -> tuple[Signer | None, Trust | None]:
+    return (
+        signer if signer is None or isinstance(signer, Signer) else Signer(signer),
+        trusted if trusted is None or isinstance(trusted, Trust) else Trust(trusted),
+    )
 
 
 def _checked_ttl(ttl: float | None) -> float | None:

@@ -61,6 +61,7 @@ MEASURES = (
     Measure("resyncs", "New snapshots, by what gave reason for doubt.", _resyncs),
     Measure("rubbish", "Entries skipped because they do not parse.", _one(lambda stats: stats.rubbish)),
     Measure("forged", "Messages that must not be believed.", _one(lambda stats: stats.forged)),
+    Measure("untrusted", "Values that no trusted key has signed.", _one(lambda stats: stats.untrusted)),
     Measure(
         "task_failures",
         "Background tasks and callbacks of users that failed.",

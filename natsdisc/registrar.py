@@ -8,6 +8,7 @@ import random
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from . import entry, lease, log, reports, wire
 from .clock import Clock
@@ -145,6 +146,11 @@ class Registrar:
     async def _apply(self, registration: Registration, change: Callable[[Instance], Instance]) -> Instance:
         value = wire.dumps(change(registration._instance))
         changed = wire.loads(value)
+        await self._write(registration, value)
+        registration._value, registration._instance = value, changed
+        return changed
+
+    async def _write(self, registration: Registration, value: bytes) -> None:
         hold = registration._hold
         revision = await registration._bucket.replace(
             registration._key,
@@ -154,9 +160,7 @@ class Registrar:
             lease_ttl=hold.ttl,
             owner=self._owner,
         )
-        registration._value, registration._instance = value, changed
         registration._hold = lease.replaced(registration._hold, revision)
-        return changed
 
     async def _restore_as(self, registration: Registration, instance: Instance) -> Instance:
         """Have a registration back with another value. The caller has its lock."""
@@ -178,7 +182,7 @@ class Registrar:
         # Without a lease, what another client removed stays removed.
         found = await registration._bucket.get(registration._key)
         valid = _validator(registration.id, registration._key)
-        if found is None or not found.updated or not valid(found.value):
+        if found is None or not found.updated or not valid(found):
             return False
         self._adopt(registration, found)
         registration._hold = lease.replaced(registration._hold, found.revision)
@@ -217,7 +221,7 @@ class Registrar:
                 return
             # `close` may have cut off the answer to a registration that was being made again.
             again = registration._hold.gone and found.value == registration._value
-            if found.updated or again or not _validator(registration.id, key)(found.value):
+            if found.updated or again or not _validator(registration.id, key)(found):
                 await bucket.delete(key, revision=found.revision)
             else:
                 _log.info(
@@ -317,11 +321,30 @@ class Registrar:
         for registration, renewed, error in zip(registrations, leases, answers, strict=True):
             if error is None:
                 self._after(registration, Answer.RENEWED, renewed.revision, sent, _chance())
+                if bucket.is_due(registration._key):
+                    self._renewals.run("signing again", partial(self._sign_again, registration))
             elif isinstance(error, ConflictError):
                 registration._error = error
                 self._after(registration, Answer.FENCED, renewed.revision, sent, retry)
             else:
                 self._fail(registration, error, renewed.revision, sent, retry)
+
+    async def _sign_again(self, registration: Registration) -> None:
+        """Write a registration once more, as it is: its signature is about to end."""
+        async with self._lock(registration.id):
+            bucket = registration._bucket
+            if not registration._is_held or registration._hold.gone or not bucket.is_due(registration._key):
+                return
+            try:
+                await self._write(registration, registration._value)
+            except DiscoveryError as error:
+                # The next renewal tries again, or finds out what happened.
+                _log.debug(
+                    "%s could not be signed again: %s",
+                    registration.id,
+                    error,
+                    extra=log.fields("not_signed", id=registration.id, error=error),
+                )
 
     async def _register_again(self, bucket: Bucket, registrations: list[Registration]) -> None:
         retry = _chance()
@@ -481,9 +504,9 @@ def _decoded(id: InstanceId, key: str, value: bytes) -> Instance:
 def _validator(id: InstanceId, key: str) -> Valid:
     """Return a function that tells whether a value is one of `id`: any other is nobody's."""
 
-    def valid(value: bytes) -> bool:
+    def valid(found: Entry) -> bool:
         try:
-            return _decoded(id, key, value).id == id
+            return found.trusted and _decoded(id, key, found.value).id == id
         except InvalidValueError:
             return False
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
@@ -107,9 +108,9 @@ class Signer:
         self._nacl = _nacl()
         self._last_time = 0
         if isinstance(secret, (str, bytes, os.PathLike)):
-            self._sign, self.public_key = _from_seed(secret)
+            self._signed, self.public_key = _from_seed(secret)
         elif callable(secret):
-            self._sign = secret
+            self._signed = partial(_call, secret, self._nacl)
             # Signing something harmless shows the public key, and mistakes before a registration does.
             self.public_key = self._signed(_DOMAIN)[0]
         else:
@@ -145,21 +146,6 @@ class Signer:
                 "Discovery for a new key"
             )
         return Signature(owner, time, until, public_key, signature)
-
-    def _signed(self, data: bytes) -> tuple[str, bytes]:
-        try:
-            public_key, signature = self._sign(data)
-        except Exception as error:
-            # What the function says may hold a secret.
-            raise InvalidValueError(f"the signer function failed with {type(error).__name__}") from error
-        if isinstance(public_key, bytes):
-            public_key = public_key.decode("ascii", "replace")
-        if not isinstance(public_key, str) or not isinstance(signature, (bytes, bytearray)):
-            raise InvalidValueError("the signer function must return a public NKey and a signature in bytes")
-        raw = _public_bytes(public_key, "of the signer function")
-        if len(signature) != _SIGNATURE_BYTES or not _matches(self._nacl, raw, data, bytes(signature)):
-            raise InvalidValueError(f"the signer function returned no Ed25519 signature of {public_key}")
-        return public_key, bytes(signature)
 
     def __repr__(self) -> str:
         return f"<Signer {self.public_key}>"
@@ -260,6 +246,23 @@ class Trust:
 
 def _token(key: str) -> str:
     return key.partition(".")[0]
+
+
+def _call(function: Sign, nacl: Any, data: bytes) -> tuple[str, bytes]:
+    """Have a user's function sign `data`, and check what it returns."""
+    try:
+        public_key, signature = function(data)
+    except Exception as error:
+        # The text of the error may hold a secret.
+        raise InvalidValueError(f"the signer function failed with {type(error).__name__}") from error
+    if isinstance(public_key, bytes):
+        public_key = public_key.decode("ascii", "replace")
+    if not isinstance(public_key, str) or not isinstance(signature, (bytes, bytearray)):
+        raise InvalidValueError("the signer function must return a public NKey and a signature in bytes")
+    raw = _public_bytes(public_key, "of the signer function")
+    if len(signature) != _SIGNATURE_BYTES or not _matches(nacl, raw, data, bytes(signature)):
+        raise InvalidValueError(f"the signer function returned no Ed25519 signature of {public_key}")
+    return public_key, bytes(signature)
 
 
 def _from_seed(secret: str | bytes | os.PathLike[str]) -> tuple[Sign, str]:

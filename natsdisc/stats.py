@@ -39,6 +39,7 @@ class Stats:
     resyncs: Mapping[str, int]
     rubbish: int
     forged: int
+    untrusted: int
     task_failures: int
     heartbeats: int
     renewals: Renewals
@@ -59,6 +60,7 @@ class Counters:
     resyncs: Counter[str] = field(default_factory=Counter)
     rubbish: int = 0
     forged: int = 0
+    untrusted: int = 0
     task_failures: int = 0
     heartbeats: int = 0
     renewed: int = 0
@@ -84,6 +86,7 @@ class Counters:
             resyncs=MappingProxyType(dict(self.resyncs)),
             rubbish=self.rubbish,
             forged=self.forged,
+            untrusted=self.untrusted,
             task_failures=self.task_failures,
             heartbeats=self.heartbeats,
             renewals=Renewals(self.renewed, self.renewal_seconds, self.longest_renewal),

@@ -140,7 +140,8 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        fields = orjson.loads(data)
+        # orjson takes no subclass, such as a SignedValue.
+        fields = orjson.loads(data if type(data) is bytes else bytes(data))
     except ValueError as error:
         raise InvalidValueError(f"not JSON: {error}") from error
     if type(fields) is not dict:

@@ -16,6 +16,7 @@ from ..errors import ConflictError, DiscoveryError
 from ..model import RemovalReason
 
 __all__ = [
+    "UNTRUSTED",
     "Bucket",
     "Doubt",
     "Entry",
@@ -25,13 +26,11 @@ __all__ = [
     "Lease",
     "Reader",
     "Restored",
+    "SignedValue",
     "Sink",
     "Store",
     "Valid",
 ]
-
-# Tells whether a value may lie under a key at all; a value that may not is nobody's.
-Valid: TypeAlias = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,8 @@ class Entry:
 
     `updated` if that was a `Bucket.replace`, `leased` if it was written under a lease, then of `lease_ttl`
     seconds (None when that is unknown). `owner` is the writer of a value without a lease, None otherwise.
+    `signature` is the header of a signed value; a value is not `trusted` if a store that checks signatures
+    does not believe it.
     """
 
     key: str
@@ -49,6 +50,34 @@ class Entry:
     leased: bool = False
     lease_ttl: float | None = None
     owner: str | None = None
+    signature: str | None = None
+    trusted: bool = True
+
+
+# Tells whether a value may lie under a key at all; a value that may not is nobody's.
+Valid: TypeAlias = Callable[[Entry], bool]
+
+
+class SignedValue(bytes):
+    """A value as a reader reports it to its sink, with the header that its writer signed."""
+
+    signature: str
+
+    def __new__(cls, value: bytes, signature: str) -> SignedValue:
+        signed = super().__new__(cls, value)
+        signed.signature = signature
+        return signed
+
+
+class _Untrusted(bytes):
+    """What stands for a value that is not believed."""
+
+    def __repr__(self) -> str:
+        return "UNTRUSTED"
+
+
+# Reported by a store that checks signatures, in place of a value. It decodes to no instance.
+UNTRUSTED = _Untrusted()
 
 
 class Found(StrEnum):
@@ -159,6 +188,10 @@ class Bucket(Protocol):
     UnsupportedServerError, and ClosedError.
     """
 
+    @property
+    def name(self) -> str:
+        """The full name of the bucket, with its prefix."""
+
     async def ready(self, timeout: float) -> None:
         """Wait until requests can be sent, for `timeout` seconds at most.
 
@@ -166,16 +199,31 @@ class Bucket(Protocol):
         """
 
     async def create(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> int:
         """Write `value` where nothing is, under a lease of `ttl` seconds; return the new revision.
 
-        The same value already there is success, and a value that is not `valid` is written over.
+        The same value already there is success, and a value that is not `valid` is written over. A
+        `signature` is kept beside the value.
         Raises EntryExistsError, PayloadTooLargeError.
         """
 
     async def restore(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> Restored:
         """`create` for a holder that lost its revision; return the entry that is there afterwards.
 
@@ -193,6 +241,7 @@ class Bucket(Protocol):
         leased: bool,
         lease_ttl: float | None = None,
         owner: str | None = None,
+        signature: str | None = None,
     ) -> int:
         """Write `value` over `revision`, which has a lease (of `lease_ttl` seconds) or not.
 
@@ -214,6 +263,9 @@ class Bucket(Protocol):
 
     async def get(self, key: str) -> Entry | None:
         """The live entry of `key`."""
+
+    def is_due(self, key: str) -> bool:
+        """Return whether the value of `key` should be written again, to keep its signature valid."""
 
     def watch(self, prefix: str, sink: Sink) -> Reader:
         """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
 from ..model import RemovalReason
-from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, Sink, Valid
+from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, SignedValue, Sink, Valid
 
 __all__ = ["MemoryStore"]
 
@@ -40,7 +40,7 @@ class MemoryStore:
 
     def bucket(self, name: str) -> MemoryBucket:
         """The bucket `name`."""
-        return self._buckets.setdefault(name, MemoryBucket(self._clock))
+        return self._buckets.setdefault(name, MemoryBucket(self._clock, name))
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Nothing ever breaks here: the callback is never called."""
@@ -56,8 +56,9 @@ class MemoryStore:
 class MemoryBucket:
     """The contract of `natsdisc.store.Bucket` on a dict."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, name: str = "") -> None:
         self._clock = clock
+        self.name = name
         self._entries: dict[str, Entry] = {}
         self._leases: dict[str, _HeldLease] = {}
         self._readers: set[_MemoryReader] = set()
@@ -68,38 +69,54 @@ class MemoryBucket:
         """Return at once: there is no connection to wait for."""
 
     async def create(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> int:
         await asyncio.sleep(0)
         existing = self._entries.get(key)
-        if existing is not None and existing.value != value:
-            if valid is None or valid(existing.value):
+        if existing is not None:
+            if valid is not None and not valid(existing):
+                existing = None
+            elif existing.value != value:
                 raise EntryExistsError(existing)
-            existing = None
-        entry = existing or self._write(key, value, ttl, owner)
+        entry = existing or self._write(key, value, ttl, owner, signature)
         self._set_lease(key, ttl, owner)
         return entry.revision
 
     async def restore(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> Restored:
         await asyncio.sleep(0)
         entry = self._entries.get(key)
         if entry is None:
             found = _FOUND.get(self._removed.get(key), Found.MISSING)
+        elif valid is not None and not valid(entry):
+            found = Found.OVERWRITTEN
         elif entry.value == value:
             found = Found.SAME
         else:
             found = Found.OVERWRITTEN
-            if valid is None or valid(entry.value):
-                held = self._leases.get(key)
-                holder = held.owner if held is not None else entry.owner
-                if holder not in (None, owner):
-                    raise EntryExistsError(entry)
-                if entry.updated:
-                    found = Found.UPDATED
+            held = self._leases.get(key)
+            holder = held.owner if held is not None else entry.owner
+            if holder not in (None, owner):
+                raise EntryExistsError(entry)
+            if entry.updated:
+                found = Found.UPDATED
         if entry is None or found is Found.OVERWRITTEN:
-            entry = self._write(key, value, ttl, owner)
+            entry = self._write(key, value, ttl, owner, signature)
         self._set_lease(key, ttl, owner)
         return Restored(entry, found)
 
@@ -112,10 +129,14 @@ class MemoryBucket:
         leased: bool,
         lease_ttl: float | None = None,
         owner: str | None = None,
+        signature: str | None = None,
     ) -> int:
         await asyncio.sleep(0)
         self._check_fence(key, revision)
-        return self._write(key, value, lease_ttl, owner, updated=True).revision
+        return self._write(key, value, lease_ttl, owner, signature, updated=True).revision
+
+    def is_due(self, key: str) -> bool:
+        return False
 
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return lambda: None  # nothing comes back here
@@ -148,7 +169,7 @@ class MemoryBucket:
     def watch(self, prefix: str, sink: Sink) -> Reader:
         reader = _MemoryReader(prefix, sink, self._readers.discard)
         reader.report(sink.begin)
-        reader.report_put([(entry.key, entry.value) for entry in self._entries.values()])
+        reader.report_put(list(self._entries.values()))
         reader.report(sink.end)
         self._readers.add(reader)
         return reader
@@ -162,17 +183,24 @@ class MemoryBucket:
             raise ConflictError(f"{key} is no longer at revision {revision}")
 
     def _write(
-        self, key: str, value: bytes, ttl: float | None, owner: str | None, *, updated: bool = False
+        self,
+        key: str,
+        value: bytes,
+        ttl: float | None,
+        owner: str | None,
+        signature: str | None,
+        *,
+        updated: bool = False,
     ) -> Entry:
         if len(value) > _MAX_VALUE_BYTES:
             raise PayloadTooLargeError(f"{key}: {len(value)} bytes, {_MAX_VALUE_BYTES} are allowed")
         self._revision += 1
         self._removed.pop(key, None)
         owner = owner if ttl is None else None
-        entry = Entry(key, value, self._revision, updated, ttl is not None, ttl, owner)
+        entry = Entry(key, value, self._revision, updated, ttl is not None, ttl, owner, signature)
         self._entries[key] = entry
         for reader in self._readers:
-            reader.report_put([(key, value)])
+            reader.report_put([entry])
         return entry
 
     def _remove(self, key: str, reason: RemovalReason) -> None:
@@ -220,8 +248,8 @@ class _MemoryReader:
     def age(self) -> float:
         return 0.0
 
-    def report_put(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        mine = [entry for entry in entries if entry[0].startswith(self._below)]
+    def report_put(self, entries: Sequence[Entry]) -> None:
+        mine = [(entry.key, _reported(entry)) for entry in entries if entry.key.startswith(self._below)]
         if mine:
             self.report(lambda: self._sink.put(mine))
 
@@ -241,3 +269,7 @@ class _MemoryReader:
     async def aclose(self) -> None:
         self._closed = True
         self._forget(self)
+
+
+def _reported(entry: Entry) -> bytes:
+    return entry.value if entry.signature is None else SignedValue(entry.value, entry.signature)

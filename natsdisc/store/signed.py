@@ -16,7 +16,7 @@ from ..errors import ConflictError, DiscoveryError, InvalidValueError
 from ..model import RemovalReason
 from ..replay import History, check_end, is_older
 from ..signing import Signature, Signer, Trust, UntrustedError
-from . import UNTRUSTED, Entry, Found, Lease, Reader, Restored, SignedValue, Sink, Store, Valid
+from . import UNTRUSTED, Entry, Found, Holder, Lease, Reader, Restored, SignedValue, Sink, Store, Valid
 
 __all__ = ["SignedStore"]
 
@@ -106,8 +106,7 @@ class SignedBucket:
         self._clock = store.clock
         self._signer = signer
         self._trust = trust
-        # The keys of values that may be adopted, and signed again.
-        self._adopting = trust if trust is not None else Trust({}, own=signer.public_key if signer else None)
+        self._own_key = Trust({}, own=signer.public_key) if signer is not None else None
         self._refused = refused
         self._wall = wall
         self._own: dict[str, _Own] = {}
@@ -129,12 +128,13 @@ class SignedBucket:
         valid: Valid | None = None,
         signature: str | None = None,
     ) -> int:
-        signed = self._sign(key, value, owner, ttl)
+        signed, trust = self._sign(key, value, owner, ttl), self._trust_at(key)
 
         def is_somebodys(entry: Entry) -> bool:
-            found = self._verified(entry)
-            if found is None or (entry.value == value and found.owner != owner):
-                return False
+            if trust is not None:
+                found = self._verified(trust, entry)
+                if found is None or (entry.value == value and found.owner != owner):
+                    return False
             return valid is None or valid(entry)
 
         revision = await self._bucket.create(
@@ -153,26 +153,25 @@ class SignedBucket:
         valid: Valid | None = None,
         signature: str | None = None,
     ) -> Restored:
-        own = self._own.get(key)
+        own, trust = self._own.get(key), self._trust_at(key)
         signed = self._sign(key, value, owner, ttl)
 
         def is_somebodys(entry: Entry) -> bool:
-            found = self._verified(entry)
-            if found is None:
-                return False
-            if own is not None and is_older(
-                found, own.owner, own.time, own.time, or_as_old=entry.value != value
-            ):
-                return False
-            if entry.value == value and found.owner != owner:
-                return False
+            if trust is not None:
+                found, same = self._verified(trust, entry), entry.value == value
+                if found is None or (same and found.owner != owner):
+                    return False
+                # A value that was signed before ours is a replay, and so is a different one that is as old.
+                if own is not None and is_older(found, own.owner, own.time, own.time, or_as_old=not same):
+                    return False
             return valid is None or valid(entry)
 
         restored = await self._bucket.restore(
             key, value, ttl=ttl, owner=owner, valid=is_somebodys, signature=_text(signed)
         )
-        lies_there = restored.found in (Found.SAME, Found.UPDATED)
-        self._note_own(key, self._verified(restored.entry) if lies_there else signed)
+        if trust is not None:
+            lies_there = restored.found in (Found.SAME, Found.UPDATED)
+            self._note_own(key, self._verified(trust, restored.entry) if lies_there else signed)
         return restored
 
     async def replace(
@@ -211,12 +210,12 @@ class SignedBucket:
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         return await self._bucket.renew(leases)
 
-    async def sweep(self, prefix: str) -> int:
-        return await self._bucket.sweep(prefix)
+    def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
+        return self._bucket.keep_swept(prefix, holder)
 
     async def get(self, key: str) -> Entry | None:
-        entry = await self._bucket.get(key)
-        if entry is None or self._verified(entry) is not None:
+        entry, trust = await self._bucket.get(key), self._trust_at(key)
+        if entry is None or trust is None or self._verified(trust, entry) is not None:
             return entry
         return replace(entry, trusted=False)
 
@@ -252,10 +251,11 @@ class SignedBucket:
         It continues the owner's: the clock of an operator does not matter, and no validity is prolonged.
         """
         self._check_signer(key)
-        if self._signer is None:
+        trust = self._trust_at(key)
+        if self._signer is None or trust is None:
             return None
         entry = await self._bucket.get(key)
-        found = self._verified(entry) if entry is not None else None
+        found = self._verified(trust, entry) if entry is not None else None
         if entry is None or entry.revision != revision or found is None:
             raise ConflictError(
                 f"cannot update {key} in bucket {self.name}: it was changed, or no trusted key signed it; "
@@ -279,10 +279,14 @@ class SignedBucket:
                 "is not one that `trusted` names for its namespace"
             )
 
-    def _verified(self, entry: Entry) -> Signature | None:
+    def _trust_at(self, key: str) -> Trust | None:
+        """Return the keys of values under `key` that may be adopted; None where signatures do not matter."""
+        return self._trust if self._trust is not None and self._trust.names(key) else self._own_key
+
+    def _verified(self, trust: Trust, entry: Entry) -> Signature | None:
         """Return the signature of an entry that may be adopted; None for an entry that is nobody's."""
         try:
-            found = self._adopting.verify(self.name, entry.key, entry.value, entry.signature)
+            found = trust.verify(self.name, entry.key, entry.value, entry.signature)
             check_end(found, self._wall())
         except UntrustedError:
             return None

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nkeys  # type: ignore[import-untyped]
+import nkeys
 import pytest
 
 import natsdisc

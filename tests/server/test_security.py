@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nkeys  # type: ignore[import-untyped]
+import nkeys
 import pytest
 
 import natsdisc

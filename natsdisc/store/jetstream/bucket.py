@@ -39,6 +39,7 @@ from .messages import (
     SCHEDULE_TARGET,
     SCHEDULE_TTL,
     SCHEDULER,
+    SIGNATURE,
     TTL,
     UPDATED,
     Forged,
@@ -84,6 +85,13 @@ class JetStreamBucket:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
 
+    @property
+    def name(self) -> str:
+        return self._stream.bucket
+
+    def is_due(self, key: str) -> bool:
+        return False
+
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
         self._stream.forget()
@@ -93,15 +101,33 @@ class JetStreamBucket:
         await self._api.link.ready(timeout)
 
     async def create(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> int:
-        self._check_size(key, value)
-        return await self._retried(lambda timeout: self._create(key, value, ttl, owner, valid, timeout))
+        self._check_size(key, value, signature)
+        return await self._retried(
+            lambda timeout: self._create(key, value, ttl, owner, valid, signature, timeout)
+        )
 
     async def restore(
-        self, key: str, value: bytes, *, ttl: float | None, owner: str, valid: Valid | None = None
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None = None,
+        signature: str | None = None,
     ) -> Restored:
-        return await self._retried(lambda timeout: self._restore(key, value, ttl, owner, valid, timeout))
+        return await self._retried(
+            lambda timeout: self._restore(key, value, ttl, owner, valid, signature, timeout)
+        )
 
     async def replace(
         self,
@@ -112,13 +138,16 @@ class JetStreamBucket:
         leased: bool,
         lease_ttl: float | None = None,
         owner: str | None = None,
+        signature: str | None = None,
     ) -> int:
-        self._check_size(key, value)
+        self._check_size(key, value, signature)
         headers = {EXPECTED_SEQUENCE: str(revision), UPDATED: "1"}
         if leased:
             headers[LEASED] = write_ttl(lease_ttl or 0.0)
         elif owner is not None:
             headers[OWNER] = owner
+        if signature is not None:
+            headers[SIGNATURE] = signature
         return await self._retried(lambda timeout: self._replace(key, value, revision, headers, timeout))
 
     async def delete(self, key: str, *, revision: int | None) -> None:
@@ -192,7 +221,14 @@ class JetStreamBucket:
         self._renew_timeout = min(max(wanted, _RENEW_TIMEOUT), _LONGEST_RENEW_TIMEOUT)
 
     async def _create(
-        self, key: str, value: bytes, ttl: float | None, owner: str, valid: Valid | None, timeout: float
+        self,
+        key: str,
+        value: bytes,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None,
+        signature: str | None,
+        timeout: float,
     ) -> int:
         self._check_time()
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
@@ -202,15 +238,15 @@ class JetStreamBucket:
         expected = 0
         while True:
             try:
-                return await self._write_under_lease(key, value, expected, ttl, owner, timeout)
+                return await self._write_under_lease(key, value, expected, ttl, owner, signature, timeout)
             except WrongSequenceError:
                 expected, entry = await self._last(key, timeout)
             if entry is None:
                 continue  # a tombstone: write over it
-            if entry.value != value:
-                if valid is None or valid(entry.value):
-                    raise EntryExistsError(entry)
+            if valid is not None and not valid(entry):
                 continue  # nobody's: write over it
+            if entry.value != value:
+                raise EntryExistsError(entry)
             revision = await self._take_same(entry, ttl, owner, timeout)
             if revision is not None:
                 return revision
@@ -233,37 +269,56 @@ class JetStreamBucket:
         return entry.revision
 
     async def _restore(
-        self, key: str, value: bytes, ttl: float | None, owner: str, valid: Valid | None, timeout: float
+        self,
+        key: str,
+        value: bytes,
+        ttl: float | None,
+        owner: str,
+        valid: Valid | None,
+        signature: str | None,
+        timeout: float,
     ) -> Restored:
-        self._check_size(key, value)
+        self._check_size(key, value, signature)
         self._check_time()
         await self._stream.ensure(leases=ttl is not None, timeout=timeout)
         while True:
             expected, entry, removal_reason = await self._look(key, timeout)
-            if entry is not None and entry.value == value:
+            is_somebodys = entry is not None and (valid is None or valid(entry))
+            if entry is not None and is_somebodys and entry.value == value:
                 revision = await self._take_same(entry, ttl, owner, timeout)
                 if revision is None:
                     continue
-                return Restored(Entry(key, value, revision, leased=ttl is not None), Found.SAME)
+                same = Entry(key, value, revision, leased=ttl is not None, signature=entry.signature)
+                return Restored(same, Found.SAME)
             if entry is None:
                 found = _FOUND.get(removal_reason, Found.REMOVED) if expected else Found.MISSING
             else:
                 found = Found.OVERWRITTEN
-                if valid is None or valid(entry.value):
+                if is_somebodys:
                     if await self._holder(entry, timeout) not in (None, owner):
                         raise EntryExistsError(entry)
                     if entry.updated:
                         found = Found.UPDATED
             with suppress(WrongSequenceError):
                 if entry is None or found is not Found.UPDATED:
-                    revision = await self._write_under_lease(key, value, expected, ttl, owner, timeout)
-                    return Restored(Entry(key, value, revision, leased=ttl is not None), found)
+                    revision = await self._write_under_lease(
+                        key, value, expected, ttl, owner, signature, timeout
+                    )
+                    written = Entry(key, value, revision, leased=ttl is not None, signature=signature)
+                    return Restored(written, found)
                 if ttl is not None:
                     await self._renew_now(Lease(key, entry.revision, ttl, owner))
                 return Restored(entry, found)
 
     async def _write_under_lease(
-        self, key: str, value: bytes, expected: int, ttl: float | None, owner: str, timeout: float
+        self,
+        key: str,
+        value: bytes,
+        expected: int,
+        ttl: float | None,
+        owner: str,
+        signature: str | None,
+        timeout: float,
     ) -> int:
         """The lease, then the value, back to back: a crash between them leaves a tombstone for no key."""
         lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
@@ -272,6 +327,8 @@ class JetStreamBucket:
             fence[LEASED] = write_ttl(ttl)
         else:
             fence[OWNER] = owner
+        if signature is not None:
+            fence[SIGNATURE] = signature
         written = await self._api.publish(subject, value, fence)
         if lease is None or ttl is None:
             return await written.sequence(timeout)
@@ -301,7 +358,7 @@ class JetStreamBucket:
             return await written.sequence(timeout)
         except WrongSequenceError:
             _, entry = await self._last(key, timeout)
-            if entry is not None and entry.value == value:
+            if entry is not None and entry.value == value and entry.signature == headers.get(SIGNATURE):
                 return entry.revision  # the first answer was lost
             raise self._conflict(key, revision) from None
 
@@ -384,6 +441,7 @@ class JetStreamBucket:
                 leased,
                 read_ttl(headers.get(LEASED)),
                 None if leased else headers.get(OWNER),
+                headers.get(SIGNATURE),
             ),
             None,
         )
@@ -435,8 +493,8 @@ class JetStreamBucket:
     def _conflict(self, key: str, revision: int) -> ConflictError:
         return ConflictError(f"{key} in bucket {self._stream.bucket} is no longer at revision {revision}")
 
-    def _check_size(self, key: str, value: bytes) -> None:
-        most = self._api.link.max_payload - _HEADER_BYTES
+    def _check_size(self, key: str, value: bytes, signature: str | None) -> None:
+        most = self._api.link.max_payload - _HEADER_BYTES - len(signature or "")
         if len(value) > most:
             raise PayloadTooLargeError(
                 f"{key}: {len(value)} bytes, and the server takes {most} (its max_payload less our headers)"

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 
 from ... import log
-from .. import Doubt, Sink
+from .. import Doubt, SignedValue, Sink
 from .link import Headers
-from .messages import Forged, removal
+from .messages import SIGNATURE, Forged, removal
 from .parser import Message
 from .stream import Stream
 
@@ -148,6 +148,8 @@ class Delivery:
             key = subject[skip:]
             why = removal(headers, self._lease_prefix + key) if headers is not None else None
             if why is None:
+                if headers is not None and (signature := headers.get(SIGNATURE)) is not None:
+                    data = SignedValue(data, signature)
                 values.append((key, data))
                 continue
             if values:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...model import RemovalReason
+from ...signing import SIGNATURE
 
 __all__ = [
     "EXPECTED_SEQUENCE",
@@ -20,6 +21,7 @@ __all__ = [
     "SCHEDULE_NEXT",
     "SCHEDULE_TARGET",
     "SCHEDULE_TTL",
+    "SIGNATURE",
     "TTL",
     "UPDATED",
     "Forged",
@@ -52,6 +54,7 @@ UPDATED = "Natsdisc-Updated"
 _CRLF = b"\r\n"
 _VERSION = b"NATS/1.0"
 _STATUS_LINE = b"NATS/1.0 "
+_SIGNED = f"\r\n{SIGNATURE}: ".encode()
 _SCHEDULER = SCHEDULER.encode()
 _STAMP = b"\r\n" + _SCHEDULER + b": "
 # No subject has a line break: a stamp that cannot be told for sure is the one of no lease.
@@ -112,10 +115,16 @@ def parse_headers(block: bytes) -> dict[str, str]:
 
 
 def headers_that_matter(block: bytes) -> dict[str, str] | None:
-    """Return `parse_headers`, or None for the many messages whose headers `removal` does not look at."""
+    """Return `parse_headers`, or None for the many messages without a header that a reader looks at."""
     if b"KV-" in block or b"Nats-Sch" in block or b"Nats-Mar" in block or block.startswith(_STATUS_LINE):
         return parse_headers(block)
-    return None
+    # Every signed value has a block of its own: most of its headers are of no interest.
+    at = block.find(_SIGNED)
+    if at < 0:
+        return None
+    start = at + len(_SIGNED)
+    end = block.find(_CRLF, start)
+    return {SIGNATURE: _text(block[start:] if end < 0 else block[start:end])}
 
 
 def known_headers(headers: Mapping[str, Any] | None) -> dict[str, str] | None:

@@ -188,7 +188,7 @@ class MemoryBucket:
         value: bytes,
         ttl: float | None,
         owner: str | None,
-        signature: str | None,
+        signature: str | None = None,
         *,
         updated: bool = False,
     ) -> Entry:

@@ -29,7 +29,7 @@ from .api import (
     PendingAck,
     WrongSequenceError,
 )
-from .backoff import delays
+from .hub import Hub
 from .link import REQUEST_TIMEOUT
 from .messages import (
     EXPECTED_SEQUENCE,
@@ -49,6 +49,7 @@ from .messages import (
     removal,
 )
 from .reader import OrderedReader
+from .requests import Backoff
 from .servertime import ServerTime
 from .stream import Stream, StreamOptions
 
@@ -86,10 +87,13 @@ class JetStreamBucket:
         self._stream = Stream(api, name, options, clock)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
+        self._hub = Hub(self._open_reader, own_consumers=options.own_consumers)
 
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
         self._stream.forget()
+        self._stream.ask_info_again()
+        self._hub.ask_again()
 
     async def create(self, key: str, value: bytes, *, ttl: float | None, owner: str) -> int:
         self._check_size(key, value)
@@ -146,8 +150,14 @@ class JetStreamBucket:
         _, entry = await self._retried(lambda timeout: self._last(key, timeout))
         return entry
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
-        return OrderedReader(self._api, self._stream, f"{prefix}.>" if prefix else ">", sink)
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
+        return self._hub.watch(prefix, sink) if shared else self._open_reader(prefix, sink)
+
+    def _open_reader(self, prefix: str, sink: Sink, *, granted: bool = False, patient: bool = True) -> Reader:
+        tokens = f"{prefix}.>" if prefix else ">"
+        return OrderedReader(
+            self._api, self._stream, tokens, sink, self._api.gate, granted=granted, patient=patient
+        )
 
     def watchall(self, sink: Sink) -> Reader:
         return self.watch("", sink)
@@ -342,14 +352,15 @@ class JetStreamBucket:
             if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
                 return None
             raise
-        message = answer["message"]
-        headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
-        return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
+        with self._api.understanding(f"STREAM.MSG.GET.{self._stream.name}"):
+            message = answer["message"]
+            headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
+            return int(message["seq"]), headers, base64.b64decode(message.get("data", ""))
 
     async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
         """What `attempt(timeout)` answers, tried again while the store is unavailable."""
         started = time.monotonic()
-        pauses = delays(first=0.05, longest=0.5)
+        backoff = Backoff(first=0.05, longest=0.5)
         while True:
             try:
                 await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
@@ -358,10 +369,8 @@ class JetStreamBucket:
             except StoreUnavailableError as error:
                 self._stream.forget()
                 patience = JETSTREAM_PATIENCE if isinstance(error, NoJetStreamError) else REQUEST_TIMEOUT
-                pause = next(pauses)
-                if time.monotonic() + pause > started + patience:
+                if not await backoff.pause(patience_left=started + patience - time.monotonic()):
                     raise
-                await asyncio.sleep(pause)
 
     def _conflict(self, key: str, revision: int) -> ConflictError:
         return ConflictError(f"{key} in bucket {self._stream.bucket} is no longer at revision {revision}")

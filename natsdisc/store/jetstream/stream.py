@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...errors import InvalidNameError, InvalidValueError, StoreUnavailableError, UnsupportedServerError
-from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from ... import log
+from ...errors import (
+    InvalidNameError,
+    InvalidValueError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+    UnsupportedServerError,
+)
+from .api import (
+    MAXIMUM_CONSUMERS,
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    ApiError,
+    BusyError,
+    JetStreamApi,
+)
 from .link import REQUEST_TIMEOUT
 from .servertime import ServerTime
 
 __all__ = ["Stream", "StreamOptions"]
 
+_log = logging.getLogger(__name__)
+
 _PREFIX_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+# nats-server 2.15 allows a stream 1,000 consumers unless the stream names a number.
+_MAX_CONSUMERS = 100_000
+# A user who may not read the stream's configuration asks again after this, and after every reconnect: rights
+# can be given later, and the server logs each refusal.
+_INFO_DENIED_FOR_S = 300.0
+# An unusable configuration is looked at again before an error tells of it, unless it was seen just now.
+_FRESH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOptions:
-    """How buckets are made, and named."""
+    """How buckets are made, and named.
+
+    Of the queries in one namespace so many as `own_consumers` have a consumer of their own, the others share.
+    """
 
     replicas: int = 1
     storage: Literal["file", "memory"] = "file"
     bucket_prefix: str = ""
     tombstone_ttl: float = 300.0
+    own_consumers: int = 32
 
     def __post_init__(self) -> None:
         if not isinstance(self.bucket_prefix, str) or not set(self.bucket_prefix) <= _PREFIX_CHARS:
@@ -52,11 +80,25 @@ class Stream:
         self._clock = clock
         self._config: dict[str, Any] | None = None
         self._looking = asyncio.Lock()
-        self._sharing = asyncio.Lock()
+        self._asking: asyncio.Task[bool] | None = None
         self._cluster: dict[str, Any] = {}
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
-        self.is_hidden = False  # from a reader who may not see the configuration
+        self._info_denied_until = float("-inf")
+        self._consumers_asked = float("-inf")
+
+    @property
+    def info_denied(self) -> bool:
+        """Whether this user was refused the stream's configuration, and should not ask again yet."""
+        return time.monotonic() < self._info_denied_until
+
+    def deny_info(self) -> None:
+        """Note that the server has refused this user the stream's configuration."""
+        self._info_denied_until = time.monotonic() + _INFO_DENIED_FOR_S
+
+    def ask_info_again(self) -> None:
+        """Forget a refusal: the connection is new, and so may be its rights."""
+        self._info_denied_until = float("-inf")
 
     @property
     def known(self) -> bool:
@@ -98,15 +140,36 @@ class Stream:
                 self._config = None
                 return False
             raise
-        self._take(info, sent)
+        with self._api.understanding(question):
+            self._take(info, sent)
         return True
 
     async def cluster(self, max_age: float, timeout: float) -> dict[str, Any]:
         """The stream's leader and replicas (ADR-31), as they were at most `max_age` seconds ago."""
-        async with self._sharing:  # one asks, and all who came meanwhile have the answer
-            if time.monotonic() - self._looked > max_age and not await self.look(timeout):
-                return {}
+        if time.monotonic() - self._looked <= max_age:
             return self._cluster
+        # One asks, and all who came meanwhile have the answer, an error too: without a leader each would
+        # otherwise wait for its own timeout, one after the other.
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self.look(timeout), name=f"natsdisc-look {self.name}")
+            self._asking.add_done_callback(_retrieve)
+        asking = self._asking
+        await asyncio.wait((asking,))
+        return self._cluster if asking.result() else {}
+
+    async def count(self, filter: str, timeout: float) -> int:
+        """Return how many subjects below `filter` have a message; 0 when there is no stream."""
+        # An offset beyond the end leaves the subjects out of the answer, and the number in it.
+        question = f"STREAM.INFO.{self.name}"
+        body = {"subjects_filter": filter, "offset": 2**31}
+        try:
+            info = await self._api.call(question, body, timeout=timeout)
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return 0
+            raise
+        with self._api.understanding(question):
+            return int(info.get("total", 0))
 
     async def content(self) -> tuple[int, int] | None:
         """What tells one content from another: the last message's number, and how many there are.
@@ -127,16 +190,18 @@ class Stream:
                 if error.err_code == STREAM_NOT_FOUND:
                     return set()
                 raise
-            page = info["state"].get("subjects") or {}
-            found.update(page)
-            if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
-                return found
+            with self._api.understanding(f"STREAM.INFO.{self.name}"):
+                page = info["state"].get("subjects") or {}
+                found.update(page)
+                if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
+                    return found
 
     async def ensure(self, *, leases: bool, timeout: float, again_every: float | None = None) -> None:
         """Have a stream to write to: make it, or take what is there, extended for leases if need be.
 
         `again_every` is `look`'s. Raises UnsupportedServerError.
         """
+        self._forget_unusable()
         if self._config is None or (leases and not self.leases):
             # One looks, and makes it; everybody who came at the same time goes on with that.
             async with self._looking:
@@ -145,6 +210,40 @@ class Stream:
                 if leases and not self.leases:
                     await self._extend()
         self.check()
+
+    def _forget_unusable(self) -> None:
+        """Forget a configuration that cannot be used, unless it is fresh: it may have been put right."""
+        if self._config is None or time.monotonic() - self._looked <= _FRESH_S:
+            return
+        try:
+            self.check()
+        except UnsupportedServerError:
+            self._config = None
+
+    async def raise_consumer_limit(self) -> None:
+        """Let the stream have more consumers, if nobody has set a number and this user may change that.
+
+        Asked for once a connection and five minutes at most.
+        """
+        now = time.monotonic()
+        if self.info_denied or now - self._consumers_asked < _INFO_DENIED_FOR_S:
+            return
+        self._consumers_asked = now
+        try:
+            if not await self.look() or self._config is None or self._config.get("max_consumers", -1) > 0:
+                return
+            config = {**self._config, "max_consumers": _MAX_CONSUMERS}
+            await self._api.call(f"STREAM.UPDATE.{self.name}", config)
+        except (PermissionDeniedError, StoreUnavailableError, ApiError) as error:
+            _log.warning(
+                "the bucket %s has no consumer left, and its limit cannot be raised (%s); "
+                "set max_consumers of the stream %s to %d",
+                self.bucket,
+                error,
+                self.name,
+                _MAX_CONSUMERS,
+                extra=log.fields("consumer_limit", bucket=self.bucket, error=error),
+            )
 
     def check(self, *, only_read: bool = False) -> None:
         """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use.
@@ -182,7 +281,7 @@ class Stream:
             "discard": "old",  # schedules refuse "new" (error 10052)
             "num_replicas": self._options.replicas,
             "storage": self._options.storage,
-            "max_consumers": -1,
+            "max_consumers": _MAX_CONSUMERS,
             "max_msgs": -1,
             "max_bytes": -1,
             "max_msg_size": -1,
@@ -195,7 +294,14 @@ class Stream:
             config["allow_msg_schedules"] = True
             config["subjects"] = [f"{self.subject_prefix}>", f"{self.lease_prefix}>"]
         try:
-            self._take(await self._api.call(f"STREAM.CREATE.{self.name}", config), sent)
+            try:
+                info = await self._api.call(f"STREAM.CREATE.{self.name}", config)
+            except BusyError as error:
+                if error.err_code != MAXIMUM_CONSUMERS:
+                    raise
+                config["max_consumers"] = -1  # the account allows fewer
+                info = await self._api.call(f"STREAM.CREATE.{self.name}", config)
+            self._take(info, sent)
         except ApiError as error:
             # Somebody with other options was first: theirs is the bucket.
             if error.err_code == STREAM_NAME_IN_USE and await self.look():
@@ -234,6 +340,12 @@ class Stream:
         self._content = info["state"]["last_seq"], info["state"]["messages"]
         if "ts" in info:
             self._clock.observe(info["ts"], sent, time.monotonic())
+
+
+def _retrieve(task: asyncio.Task[bool]) -> None:
+    """Look at the task's error, so that asyncio does not report it when all who waited were cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _version(text: str) -> tuple[int, int]:

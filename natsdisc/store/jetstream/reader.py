@@ -17,7 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ... import log
-from ...errors import ClosedError, DiscoveryError, PermissionDeniedError, StoreUnavailableError
+from ...errors import (
+    ClosedError,
+    DiscoveryError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+    UnsupportedServerError,
+)
 from ...model import RemovalReason
 from .. import Doubt, Sink
 from .api import ApiError, JetStreamApi
@@ -188,6 +194,9 @@ class OrderedReader:
 
     def _stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self._troubled = True
+        if isinstance(error, (PermissionDeniedError, UnsupportedServerError)):
+            # The sink tells only of what began it, such as a broken connection.
+            self._stream.tell_what_is_wrong(error)
         self._sink.stale(doubt, error)
 
     def _fail(self, error: DiscoveryError) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ... import log
 from ...errors import (
+    DiscoveryError,
     InvalidNameError,
     InvalidValueError,
     PermissionDeniedError,
@@ -38,8 +39,7 @@ _MAX_CONSUMERS = 100_000
 # A user who may not read the stream's configuration asks again after this, and after every reconnect: rights
 # can be given later, and the server logs each refusal.
 _INFO_DENIED_FOR_S = 300.0
-# An unusable configuration is looked at again before an error tells of it, unless it was seen just now.
-_FRESH_S = 1.0
+_TELL_AGAIN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,7 @@ class Stream:
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self._info_denied_until = float("-inf")
+        self._told: dict[type[DiscoveryError], float] = {}
         self._consumers_asked = float("-inf")
 
     @property
@@ -211,9 +212,22 @@ class Stream:
                     await self._extend()
         self.check()
 
+    def tell_what_is_wrong(self, error: DiscoveryError) -> None:
+        """Log what a watch waits for somebody to put right; the same kind of error once in five minutes."""
+        now = time.monotonic()
+        if now - self._told.get(type(error), float("-inf")) < _TELL_AGAIN_S:
+            return
+        self._told[type(error)] = now
+        _log.warning(
+            "watches of the bucket %s wait until this is put right: %s",
+            self.bucket,
+            error,
+            extra=log.fields("watches_wait", bucket=self.bucket, error=error),
+        )
+
     def _forget_unusable(self) -> None:
-        """Forget a configuration that cannot be used, unless it is fresh: it may have been put right."""
-        if self._config is None or time.monotonic() - self._looked <= _FRESH_S:
+        """Forget a configuration that cannot be used, so that the next look finds it put right."""
+        if self._config is None:
             return
         try:
             self.check()

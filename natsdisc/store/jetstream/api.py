@@ -14,7 +14,7 @@ from ... import log
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
 from .gate import SnapshotGate
 from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
-from .requests import code_can_pass
+from .requests import Pace, code_can_pass
 
 __all__ = [
     "ApiError",
@@ -106,6 +106,7 @@ class JetStreamApi:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.gate = SnapshotGate()
+        self.pace = Pace()
         self.malformed_replies = 0
         self._malformed_logged_at = float("-inf")
 

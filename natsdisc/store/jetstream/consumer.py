@@ -18,11 +18,6 @@ __all__ = ["IDLE_HEARTBEAT_S", "Consumer", "open_consumer"]
 IDLE_HEARTBEAT_S = 1.5
 # The server removes a consumer that nobody listens to after this, should we die before we can.
 _INACTIVE_THRESHOLD_S = 10.0
-# A cluster may place a consumer on a node that has just died, and does so for two minutes after the death:
-# nobody answers then. Another request gets another node, so ask again soon, and take the first answer.
-_ASK_AGAIN_AFTER_S = 0.4
-_LONGEST_ASK_AGAIN_S = 1.6
-_CREATE_TIMEOUT_S = 4.0
 # A reply may stand behind 32 MB of a large snapshot.
 _BUSY_TIMEOUT_S = 15.0
 _NS = 1_000_000_000
@@ -38,6 +33,7 @@ class Consumer:
     def __init__(self, api: JetStreamApi, stream: Stream, filter: str) -> None:
         self.name = secrets.token_hex(11)
         self.info: dict[str, Any] = {}
+        self.asked_at = 0.0
         self._api = api
         self._stream = stream
         self._filter = filter
@@ -122,21 +118,24 @@ async def open_consumer(
 
     While `is_busy` answers may take long, and no request is repeated. Raises what `Consumer.request` raises.
     """
-    loop = asyncio.get_running_loop()
-    started = loop.time()
+    loop, pace = asyncio.get_running_loop(), api.pace
+    started = last_asked = loop.time()
     tried: list[Consumer] = []
     asked: dict[asyncio.Task[bool], Consumer] = {}
-    wait = _ASK_AGAIN_AFTER_S
     opened: Consumer | None = None
     error: StoreUnavailableError | None = None
+    pace.waiting += 1
     try:
-        while (left := started + (_BUSY_TIMEOUT_S if is_busy() else _CREATE_TIMEOUT_S) - loop.time()) > 0:
-            if not asked or not is_busy():
+        while (left := started + (_BUSY_TIMEOUT_S if is_busy() else pace.timeout) - loop.time()) > 0:
+            wait = pace.ask_again_after * 1.5 ** max(0, len(tried) - 1) - (loop.time() - last_asked)
+            if not asked or (wait <= 0 and not is_busy()):
                 consumer = Consumer(api, stream, filter)
                 tried.append(consumer)
+                last_asked = consumer.asked_at = loop.time()
                 asked[asyncio.create_task(consumer.request(_BUSY_TIMEOUT_S))] = consumer
-            done, _ = await asyncio.wait(asked, timeout=min(wait, left), return_when=asyncio.FIRST_COMPLETED)
-            wait = min(wait * 1.5, _LONGEST_ASK_AGAIN_S)
+                wait = pace.ask_again_after
+            wait = min(max(wait, 0.05), left)
+            done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 consumer = asked.pop(task)
                 try:
@@ -146,13 +145,16 @@ async def open_consumer(
                     error = refusal
                 else:
                     opened = consumer
+                    pace.note_answer(loop.time() - consumer.asked_at)
                     return opened
             if error is not None and not asked:
                 raise error
+        took = loop.time() - started
         raise error or StoreUnavailableError(
-            f"no answer to $JS.API.CONSUMER.CREATE.{stream.name} for {filter} within {_CREATE_TIMEOUT_S:g} s"
+            f"no answer to $JS.API.CONSUMER.CREATE.{stream.name} for {filter} within {took:.1f} s"
         )
     finally:
+        pace.waiting -= 1
         try:
             for task in asked:
                 task.cancel()

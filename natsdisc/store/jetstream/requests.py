@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ...errors import StoreUnavailableError
 
-__all__ = ["PASSING_CODES", "Backoff", "code_can_pass", "delays", "is_transient"]
+__all__ = ["PASSING_CODES", "Backoff", "Pace", "code_can_pass", "delays", "is_transient"]
 
 # Codes of nats-server's errors.json that our requests can meet and that can pass without a change of the
 # request: somebody frees what is used up, an election ends, an administrator raises a limit or turns
@@ -56,6 +56,14 @@ PASSING_CODES = frozenset(
         10226,  # stream reconfiguration already in progress
     }
 )
+# A cluster may place a consumer on a node that has just died, and does so for two minutes after the death:
+# nobody answers then. Another request gets another node, so ask again soon, and take the first answer.
+_ASK_AGAIN_AFTER_S = 0.4
+_CREATE_TIMEOUT_S = 4.0
+# Where answers take long, because of the way or because many are asked for, asking again does harm: it waits
+# for so many times the usual answer, and longer if more than so many wait at once.
+_USUAL_ANSWERS, _MANY = 4.0, 16
+_LONGEST_TIMEOUT_S = 15.0
 _TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
 
 
@@ -118,3 +126,25 @@ class Backoff:
             return False
         await asyncio.sleep(wait)
         return True
+
+
+class Pace:
+    """How long a connection's requests for consumers take, and so when one counts as lost."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._usual = 0.0
+
+    @property
+    def ask_again_after(self) -> float:
+        """Seconds without an answer after which a request is sent once more."""
+        return max(_ASK_AGAIN_AFTER_S * max(1.0, self.waiting / _MANY), _USUAL_ANSWERS * self._usual)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds without an answer, to any of the requests for one consumer, that make it fail."""
+        return min(max(_CREATE_TIMEOUT_S, 3 * self.ask_again_after), _LONGEST_TIMEOUT_S)
+
+    def note_answer(self, took: float) -> None:
+        """Learn that an answer took so many seconds."""
+        self._usual += 0.2 * (took - self._usual)

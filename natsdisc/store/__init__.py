@@ -130,6 +130,7 @@ class Doubt(StrEnum):
     LEADER = "leader"  # what is read is cut off from the stream
     CHECK = "check"  # a routine look found a difference
     UNAVAILABLE = "unavailable"  # the server could not be asked
+    RESTART = "restart"  # the reader broke, or its task had ended, and begins again
 
 
 class Sink(Protocol):
@@ -267,8 +268,12 @@ class Bucket(Protocol):
     def is_due(self, key: str) -> bool:
         """Return whether the value of `key` should be written again, to keep its signature valid."""
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
-        """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot."""
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
+        """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot.
+
+        A `shared` watch may be read together with others of this process, and so begin with a snapshot that
+        was taken earlier and kept up to date since; one that is not asks the server now.
+        """
 
     def watchall(self, sink: Sink) -> Reader:
         """`watch` for every key."""

@@ -166,7 +166,7 @@ class MemoryBucket:
         await asyncio.sleep(0)
         return self._entries.get(key)
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         reader = _MemoryReader(prefix, sink, self._readers.discard)
         reader.report(sink.begin)
         reader.report_put(list(self._entries.values()))

@@ -223,11 +223,11 @@ class SignedBucket:
         own = self._own.get(key)
         return own is not None and own.again != 0 and own.again <= self._wall() * 1000
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         if self._trust is None:
-            return self._bucket.watch(prefix, sink)
+            return self._bucket.watch(prefix, sink, shared=shared)
         checked = _CheckedSink(sink, self.name, self._trust, self._refused, self._wall)
-        return _CheckedReader(self._bucket.watch(prefix, checked), checked, self._clock)
+        return _CheckedReader(self._bucket.watch(prefix, checked, shared=shared), checked, self._clock)
 
     def watchall(self, sink: Sink) -> Reader:
         return self.watch("", sink)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ..errors import DiscoveryError, StoreUnavailableError
+from ..errors import (
+    DiscoveryError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+    UnsupportedServerError,
+)
 from ..model import RemovalReason
 from . import Bucket, Doubt
 
@@ -18,7 +23,7 @@ async def read(bucket: Bucket, prefix: str, what: object, *, timeout: float) -> 
     Raises StoreUnavailableError when nothing more came for `timeout` seconds, and what ends a watch.
     """
     snapshot = _Snapshot()
-    reader = bucket.watch(prefix, snapshot)
+    reader = bucket.watch(prefix, snapshot, shared=False)
     try:
         most = -1
         # A million entries take longer than an answer may; a look that has to begin again gets no further.
@@ -60,6 +65,9 @@ class _Snapshot:
 
     def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
         self.trouble = error
+        # A watch waits until somebody puts right what is refused or unusable; a look tells of it at once.
+        if isinstance(error, (PermissionDeniedError, UnsupportedServerError)):
+            self.fail(error)
 
     def fail(self, error: DiscoveryError) -> None:
         if not self.done.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,8 +17,8 @@ from natsdisc.store import Store
 class Registry:
     """Makes Discoveries that share one registry; it closes what the test leaves open."""
 
-    def __init__(self, url: str | None) -> None:
-        self._url = url
+    def __init__(self, url: str | None, *, shares: bool = False) -> None:
+        self._url, self._shares = url, shares
         self._prefix = f"test{secrets.token_hex(6)}"
         self._memory = natsdisc.MemoryStore()
         self._opened: list[natsdisc.Discovery] = []
@@ -33,6 +34,10 @@ class Registry:
             discovery = natsdisc.Discovery(self._memory, **options)
         else:
             discovery = await natsdisc.connect(self._url, bucket_prefix=self._prefix, **options)
+            if self._shares:
+                store = discovery._store
+                assert isinstance(store, natsdisc.JetStreamStore)
+                store._options = dataclasses.replace(store._options, own_consumers=0)
         self._opened.append(discovery)
         return discovery
 
@@ -53,11 +58,11 @@ class Registry:
             await client.close()
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(params=["memory", "jetstream", "shared consumers"])
 async def registry(request: pytest.FixtureRequest) -> AsyncIterator[Registry]:
-    """An empty registry on each store."""
-    url = request.getfixturevalue("nats_url") if request.param == "jetstream" else None
-    registry = Registry(url)
+    """An empty registry on each store, and on one whose queries share their consumers."""
+    url = request.getfixturevalue("nats_url") if request.param != "memory" else None
+    registry = Registry(url, shares=request.param == "shared consumers")
     yield registry
     await registry.close()
 

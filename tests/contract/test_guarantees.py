@@ -82,7 +82,7 @@ class _LossyBucket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bucket, name)
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         return self._lossy.open(self._name, prefix, sink)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -45,10 +46,19 @@ def beside_a_server(file: Path) -> str:
     return os.path.relpath(file, Path(tempfile.gettempdir()) / "server")
 
 
+async def reload(server: NatsServer) -> None:
+    """Have the server read its configuration again, and wait until it has."""
+    before = server.log.count("Reloaded server configuration")
+    os.kill(server.pid, signal.SIGHUP)
+    await eventually(lambda: server.log.count("Reloaded server configuration") > before)
+
+
 # nats-py leaves the connections of refused reconnects to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", REVOKED)
-async def test_a_permission_that_is_revoked_ends_the_watch(what: str, tmp_path: Path) -> None:
+async def test_a_permission_that_is_revoked_and_given_back(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     users = tmp_path / "users.conf"
     users.write_text(READER.format(reader=ALLOWED))
     beside = beside_a_server(users)
@@ -60,39 +70,42 @@ async def test_a_permission_that_is_revoked_ends_the_watch(what: str, tmp_path: 
         await admin.make_buckets()
         await admin.put(foreign(0))
         follower = Follower(reader, endpoints())
+        view = reader.view(endpoints())
         await eventually(lambda: follower.live)
         users.write_text(READER.format(reader=REVOKED[what]))
-        os.kill(server.pid, signal.SIGHUP)
-        await eventually(lambda: "Reloaded server configuration" in server.log)
+        await reload(server)
         # Nobody needs a new consumer before the old one is gone.
         for stream, name in await admin.consumers():
             await admin.js.delete_consumer(stream, name)
-        await eventually(lambda: follower.outcome, DEADLINE)
-        assert isinstance(follower.outcome, PermissionDeniedError), repr(follower.outcome)
+        await eventually(lambda: "is stale" in caplog.text, DEADLINE)
+        await admin.put(foreign(1))
+        await eventually(lambda: view.age > 5, DEADLINE)
+        assert follower.outcome is None
         assert foreign(0).id in follower.live, "what cannot be seen is not gone"
-        with pytest.raises(PermissionDeniedError):
-            await anext(follower.watch)
+        users.write_text(READER.format(reader=ALLOWED))
+        await reload(server)
+        await eventually(lambda: foreign(1).id in follower.live and view.age < 4, DEADLINE)
+        assert caplog.text.count("is stale") == 1, "one warning when it begins"
         await follower.aclose()
 
 
-async def test_a_restart_that_revokes_a_permission_ends_the_watch(tmp_path: Path) -> None:
+async def test_a_permission_that_was_never_given_ends_the_watch(tmp_path: Path) -> None:
     users = tmp_path / "users.conf"
-    users.write_text(READER.format(reader=ALLOWED))
-    beside = beside_a_server(users)
-    with NatsServer(config=f'include "{beside}"') as server:
-        async with (
-            Plain.connected(server.url, user="admin", password="pw") as admin,
-            natsdisc.connect(server.url, user="reader", password="pw") as reader,
-        ):
-            await admin.make_buckets()
-            await admin.put(foreign(0))
-            follower = Follower(reader, endpoints())
-            await eventually(lambda: follower.live)
-            users.write_text(READER.format(reader=REVOKED["may not create consumers"]))
-            server.kill()
-            server.start()
-            await eventually(lambda: follower.outcome, DEADLINE)
+    users.write_text(READER.format(reader=REVOKED["may not create consumers"]))
+    async with (
+        NatsServer(config=f'include "{beside_a_server(users)}"') as server,
+        natsdisc.connect(server.url, user="reader", password="pw") as reader,
+    ):
+        for own_consumers in (32, 0):  # by consumers of their own, and by shared ones
+            store = reader._store
+            assert isinstance(store, natsdisc.JetStreamStore)
+            store._options = dataclasses.replace(store._options, own_consumers=own_consumers)
+            store._buckets.clear()
+            follower = Follower(reader, endpoints(f"ns{own_consumers}"))
+            await eventually(lambda: follower.outcome, DEADLINE)  # noqa: B023
             assert isinstance(follower.outcome, PermissionDeniedError), repr(follower.outcome)
+            with pytest.raises(PermissionDeniedError):
+                await anext(follower.watch)
             await follower.aclose()
 
 

@@ -121,7 +121,8 @@ def ages(fleet: Fleet) -> list[float]:
 def readers(fleet: Fleet) -> list[OrderedReader]:
     """What each watcher of this process reads with."""
     feeds = [follower.watch._feed for follower in fleet.followers]
-    found = [feed._reader for feed in feeds if feed is not None]
+    # Few queries: each has a consumer of its own behind the hub.
+    found = [getattr(feed._reader, "_reader", None) for feed in feeds if feed is not None]
     assert all(isinstance(reader, OrderedReader) for reader in found)
     return found  # type: ignore[return-value]
 

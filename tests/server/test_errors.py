@@ -172,9 +172,6 @@ async def test_a_server_without_jetstream() -> None:
             await discovery.register(SPEC)
         with pytest.raises(StoreUnavailableError, match="JetStream is not enabled"):
             await discovery.list(endpoints())
-        with pytest.raises(StoreUnavailableError, match="JetStream is not enabled"):
-            async for _ in discovery.list_and_watch(endpoints()):
-                pass
 
 
 async def test_a_stream_of_that_name_that_is_no_bucket(client: nats.NATS, nats_url: str) -> None:
@@ -184,8 +181,6 @@ async def test_a_stream_of_that_name_that_is_no_bucket(client: nats.NATS, nats_u
         for call in (discovery.register(SPEC), discovery.list(endpoints())):
             with pytest.raises(UnsupportedServerError, match="not a KV bucket"):
                 await call
-        with pytest.raises(UnsupportedServerError, match="not a KV bucket"):
-            await discovery.list_and_watch(endpoints()).synced()
     await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
 
 

@@ -10,7 +10,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from natsdisc.errors import StoreUnavailableError
-from natsdisc.store.jetstream.api import PendingAck
+from natsdisc.store.jetstream.api import JetStreamApi, PendingAck
+from natsdisc.store.jetstream.link import Link
 
 VALUE, LEASE = "$KV.v1_instances.ns.comp.ep.1", "$NATSDISC.LEASE.v1_instances.ns.comp.ep.1"
 
@@ -28,7 +29,7 @@ class Answered:
 
 @pytest.mark.parametrize("subject", [VALUE, LEASE])
 async def test_an_answer_of_the_subjects_stream_is_believed(subject: str) -> None:
-    ack = PendingAck(Answered(subject, {"stream": "KV_v1_instances", "seq": 7}))  # type: ignore[arg-type]
+    ack = PendingAck(JetStreamApi(Link(Client())), Answered(subject, {"stream": "KV_v1_instances", "seq": 7}))  # type: ignore[arg-type]
     assert await ack.sequence(1) == 7
 
 
@@ -36,6 +37,6 @@ async def test_an_answer_of_the_subjects_stream_is_believed(subject: str) -> Non
 @pytest.mark.parametrize("subject", [VALUE, LEASE])
 async def test_an_answer_of_another_stream_is_none(subject: str, stream: object) -> None:
     """Somebody who sees a message can answer it too: with an answer that was given to somebody else."""
-    ack = PendingAck(Answered(subject, {"stream": stream, "seq": 7}))  # type: ignore[arg-type]
+    ack = PendingAck(JetStreamApi(Link(Client())), Answered(subject, {"stream": stream, "seq": 7}))  # type: ignore[arg-type]
     with pytest.raises(StoreUnavailableError, match="and not from KV_v1_instances"):
         await ack.sequence(1)

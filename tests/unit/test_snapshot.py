@@ -23,7 +23,7 @@ class SlowBucket(MemoryBucket):
         super().__init__(MemoryStore().clock)
         self._steps, self._ends, self._again = steps, ends, again
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         return Running(self._report(sink))
 
     async def _report(self, sink: Sink) -> None:
@@ -38,7 +38,7 @@ class SlowBucket(MemoryBucket):
 
 
 class BrokenBucket(MemoryBucket):
-    def watch(self, prefix: str, sink: Sink) -> Reader:
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         async def fail() -> None:
             sink.fail(StoreUnavailableError("broken"))
 

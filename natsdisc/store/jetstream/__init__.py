@@ -42,6 +42,7 @@ class JetStreamStore:
         )
         self._nc = nc
         self._link = Link(nc)
+        self._api = JetStreamApi(self._link)
         self._server_time = ServerTime()
         self._clock = LoopClock()
         self._buckets: dict[str, JetStreamBucket] = {}
@@ -78,7 +79,7 @@ class JetStreamStore:
     def bucket(self, name: str) -> JetStreamBucket:
         """The bucket `name`, below the prefix."""
         if name not in self._buckets:
-            bucket = JetStreamBucket(JetStreamApi(self._link), name, self._options, self._server_time)
+            bucket = JetStreamBucket(self._api, name, self._options, self._server_time)
             self._link.on_reconnect(self._server_time.forget)
             self._link.on_reconnect(bucket.forget)
             self._buckets[name] = bucket
@@ -112,6 +113,7 @@ class JetStreamStore:
         # Whoever attaches while this waits begins anew.
         link, self._link = self._link, Link(self._nc)
         buckets, self._buckets = self._buckets, {}
+        self._api = JetStreamApi(self._link)
         for bucket in buckets.values():
             await bucket.aclose()
         await link.close()

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from ... import log
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
+from .gate import SnapshotGate
 from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
+from .requests import Pace, code_can_pass
 
 __all__ = [
     "ApiError",
+    "BusyError",
     "FenceInFlightError",
     "JetStreamApi",
+    "MalformedReplyError",
     "NoJetStreamError",
     "NoResponderError",
     "PendingAck",
@@ -27,6 +35,11 @@ FENCE_IN_FLIGHT = 10164
 MESSAGE_TOO_LARGE = 10054
 NO_MESSAGE_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
+MAXIMUM_CONSUMERS = 10026
+
+_log = logging.getLogger(__name__)
+# One line at most in so many seconds tells of malformed replies: a broken proxy may send thousands.
+_LOG_MALFORMED_EVERY_S = 60.0
 
 
 class ApiError(DiscoveryError):
@@ -58,10 +71,23 @@ class NoJetStreamError(NoResponderError):
     """Nobody answers the JetStream API."""
 
 
+class BusyError(StoreUnavailableError):
+    """The server cannot do this now, and may later; `err_code` is its reason (nats-server's errors.json)."""
+
+    def __init__(self, message: str, err_code: int) -> None:
+        super().__init__(message)
+        self.err_code = err_code
+
+
+class MalformedReplyError(StoreUnavailableError):
+    """A reply that cannot be read; it counts as no answer."""
+
+
 class PendingAck:
     """A message on its way to a stream."""
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, api: JetStreamApi, pending: Pending) -> None:
+        self._api = api
         self._pending = pending
 
     async def sequence(self, timeout: float = REQUEST_TIMEOUT) -> int:
@@ -71,28 +97,69 @@ class PendingAck:
         that names another stream than the subject's counts as none.
         """
         subject = self._pending.subject
-        fields = _parse(await self._pending.answer(timeout), subject)
-        if fields.get("stream") != _stream_of(subject):
-            raise StoreUnavailableError(
-                f"the answer to {subject} comes from the stream {fields.get('stream')!r:.80} and not from "
-                f"{_stream_of(subject)}: somebody else sends to this connection's inbox"
-            )
-        return int(fields["seq"])
+        answer = await self._pending.answer(timeout)
+        with self._api.understanding(subject):
+            fields = _parse(answer, subject)
+            if fields.get("stream") != _stream_of(subject):
+                raise StoreUnavailableError(
+                    f"the answer to {subject} comes from the stream {fields.get('stream')!r:.80} and not "
+                    f"from {_stream_of(subject)}: somebody else sends to this connection's inbox"
+                )
+            return int(fields["seq"])
 
 
 class JetStreamApi:
-    """Requests to `$JS.API` and publishes to streams."""
+    """Requests to `$JS.API` and publishes to streams, on one connection."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.gate = SnapshotGate()
+        self.pace = Pace()
+        self.malformed_replies = 0
+        self._malformed_logged_at = float("-inf")
+
+    @contextmanager
+    def understanding(self, subject: str) -> Iterator[None]:
+        """Turn what fails while the block reads a reply to `subject` into MalformedReplyError.
+
+        The error is counted, and logged at most once a minute.
+        """
+        try:
+            yield
+        except DiscoveryError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self.malformed_replies += 1
+            message = f"the reply to {subject} cannot be read ({error!r}); it is treated as no answer"
+            if time.monotonic() - self._malformed_logged_at >= _LOG_MALFORMED_EVERY_S:
+                self._malformed_logged_at = time.monotonic()
+                _log.warning(
+                    "%s; %d such replies so far; look for what answers in the server's place",
+                    message,
+                    self.malformed_replies,
+                    extra=log.fields(
+                        "malformed_reply", subject=subject, error=error, count=self.malformed_replies
+                    ),
+                )
+            raise MalformedReplyError(message) from error
 
     async def call(
         self, subject: str, body: dict[str, Any] | None = None, *, timeout: float = REQUEST_TIMEOUT
     ) -> dict[str, Any]:
-        """The answer to an API request; raises ApiError, NoResponderError, and what `Link` raises."""
+        """Return the answer to an API request.
+
+        Raises ApiError; BusyError, NoResponderError and MalformedReplyError, which can pass; and what `Link`
+        raises.
+        """
         subject = f"$JS.API.{subject}"
         payload = json.dumps(body).encode() if body is not None else b""
-        return _parse(await self.link.request(subject, payload, timeout=timeout), subject)
+        answer = await self.link.request(subject, payload, timeout=timeout)
+        with self.understanding(subject):
+            return _parse(answer, subject)
+
+    async def tell(self, subject: str) -> None:
+        """Send an API request whose answer does not matter; nothing when the connection is down."""
+        await self.link.publish(f"$JS.API.{subject}")
 
     async def ask_until_answered(
         self, subject: str, *, every: float, timeout: float
@@ -132,7 +199,7 @@ class JetStreamApi:
 
     async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
         """Send a message to a stream; its fate is the PendingAck's."""
-        return PendingAck(await self.link.send(subject, payload, headers))
+        return PendingAck(self, await self.link.send(subject, payload, headers))
 
 
 def _stream_of(subject: str) -> str:
@@ -153,7 +220,7 @@ def _parse(answer: Msg, subject: str) -> dict[str, Any]:
     error = fields.get("error")
     if error is None:
         return dict(fields)
-    err_code = error.get("err_code", 0)
+    err_code = int(error.get("err_code", 0))
     if err_code == WRONG_LAST_SEQUENCE:
         raise WrongSequenceError(f"{subject}: {error['description']}")
     if err_code == MESSAGE_TOO_LARGE:
@@ -162,4 +229,6 @@ def _parse(answer: Msg, subject: str) -> dict[str, Any]:
         raise FenceInFlightError(f"{subject}: {error['description']}")
     if error["code"] == 503:
         raise NoResponderError(f"{subject}: {error['description']}")
+    if code_can_pass(error["code"], err_code):
+        raise BusyError(f"{subject}: {error['description']} (error {err_code or error['code']})", err_code)
     raise ApiError(subject, error["code"], err_code, error["description"])

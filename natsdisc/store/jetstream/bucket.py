@@ -25,7 +25,7 @@ from .api import (
     PendingAck,
     WrongSequenceError,
 )
-from .backoff import delays
+from .hub import Hub
 from .link import REQUEST_TIMEOUT
 from .messages import (
     EXPECTED_SEQUENCE,
@@ -46,6 +46,7 @@ from .messages import (
     removal,
 )
 from .reader import OrderedReader
+from .requests import Backoff
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
@@ -84,6 +85,7 @@ class JetStreamBucket:
         self._stream.on_new_leader = self._sweeper.sweep_soon
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
+        self._hub = Hub(self._open_reader, own_consumers=options.own_consumers)
 
     @property
     def name(self) -> str:
@@ -95,6 +97,8 @@ class JetStreamBucket:
     def forget(self) -> None:
         """The connection broke: look at the stream and the server's clock again before the next write."""
         self._stream.forget()
+        self._stream.ask_info_again()
+        self._hub.ask_again()
         self._sweeper.sweep_soon()
 
     async def ready(self, timeout: float) -> None:
@@ -164,8 +168,14 @@ class JetStreamBucket:
         _, entry = await self._retried(lambda timeout: self._last(key, timeout))
         return entry
 
-    def watch(self, prefix: str, sink: Sink) -> Reader:
-        return OrderedReader(self._api, self._stream, f"{prefix}.>" if prefix else ">", sink)
+    def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
+        return self._hub.watch(prefix, sink) if shared else self._open_reader(prefix, sink)
+
+    def _open_reader(self, prefix: str, sink: Sink, *, granted: bool = False, patient: bool = True) -> Reader:
+        tokens = f"{prefix}.>" if prefix else ">"
+        return OrderedReader(
+            self._api, self._stream, tokens, sink, self._api.gate, granted=granted, patient=patient
+        )
 
     def watchall(self, sink: Sink) -> Reader:
         return self.watch("", sink)
@@ -473,7 +483,7 @@ class JetStreamBucket:
     async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
         """What `attempt(timeout)` answers, tried again while the store is unavailable."""
         started = time.monotonic()
-        pauses = delays(first=0.05, longest=0.5)
+        backoff = Backoff(first=0.05, longest=0.5)
         while True:
             try:
                 await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
@@ -485,10 +495,8 @@ class JetStreamBucket:
                     raise error from failure.__cause__
                 self._stream.forget()
                 patience = JETSTREAM_PATIENCE if isinstance(error, NoJetStreamError) else REQUEST_TIMEOUT
-                pause = next(pauses)
-                if time.monotonic() + pause > started + patience:
+                if not await backoff.pause(patience_left=started + patience - time.monotonic()):
                     raise error from error.__cause__
-                await asyncio.sleep(pause)
 
     def _conflict(self, key: str, revision: int) -> ConflictError:
         return ConflictError(f"{key} in bucket {self._stream.bucket} is no longer at revision {revision}")

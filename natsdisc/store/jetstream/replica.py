@@ -50,15 +50,15 @@ class Replica:
         """Whether the leader has not reached it for longer than an election takes."""
         return _now() - self.confirmed > _ELECTION
 
-    async def ask(self) -> None:
-        """Ask the stream's leader, if there is more than one node, and whoever reads may ask."""
+    async def ask(self, timeout: float = _ANSWER_TIMEOUT) -> None:
+        """Ask the stream's leader, if there is more than one node and this user may ask; wait `timeout` s."""
         if not self._check_askable():
             return
         try:
-            cluster = await self._stream.cluster(_ANSWER_SHARED, _ANSWER_TIMEOUT)
+            cluster = await self._stream.cluster(_ANSWER_SHARED, timeout)
         except PermissionDeniedError:
-            # This user may not ask; it is not asked again, for the server reports every refusal.
-            self._stream.is_hidden = True
+            # This user may not ask; the server reports every refusal, so the next question waits.
+            self._stream.deny_info()
             self._check_askable()
             return
         except (StoreUnavailableError, ApiError):
@@ -75,9 +75,13 @@ class Replica:
         self.look_again_at = _now() + _CALM * random.uniform(1, 2)  # noqa: S311 (spreads load)
 
     def _check_askable(self) -> bool:
-        if self._node is not None and not self._stream.is_hidden:
+        if self._node is not None and not self._stream.info_denied:
+            if self.confirmed == float("inf"):
+                self.confirmed = _now()  # the right to ask has come back
             return True
-        self.is_reached, self.confirmed, self.ask_at = True, float("inf"), float("inf")
+        self.is_reached, self.confirmed = True, float("inf")
+        # The right may be given later.
+        self.ask_at = float("inf") if self._node is None else _now() + _ASK_EVERY
         return False
 
 

@@ -11,25 +11,41 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ... import log
-from ...errors import StoreUnavailableError, UnsupportedServerError
-from .api import NO_MESSAGE_FOUND, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from ...errors import (
+    DiscoveryError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+    UnsupportedServerError,
+)
+from .api import (
+    NO_MESSAGE_FOUND,
+    STREAM_NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    ApiError,
+    BusyError,
+    JetStreamApi,
+)
 from .link import REQUEST_TIMEOUT
 from .messages import parse_headers
 from .servertime import ServerTime
-from .stream_config import NewStream, StreamOptions, data_loss, extended, not_a_bucket
+from .stream_config import MAX_CONSUMERS, NewStream, StreamOptions, data_loss, extended, not_a_bucket
 
 __all__ = ["StoredMessage", "Stream"]
 
 _log = logging.getLogger(__name__)
 
 # A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
-_FAULT_SHARED = 1.0
+_FAULT_SHARED_S = 1.0
 # How full a limited bucket may be, and for how long (seconds) that is known.
-_FULL, _ROOM_SHARED = 0.9, 1.0
+_FULL, _ROOM_SHARED_S = 0.9, 1.0
 # What a registration takes besides its value: subjects, headers and its lease.
 _OVERHEAD_BYTES = 700
 # As an offset it asks for the number of subjects alone.
-_BEYOND_THE_LAST = 2**31 - 1
+_BEYOND_THE_LAST = 2**31
+# A user who may not read the stream's configuration asks again after this, and after every reconnect: rights
+# can be given later, and the server logs each refusal.
+_INFO_DENIED_FOR_S = 300.0
+_TELL_AGAIN_S = 300.0
 
 
 class StoredMessage(NamedTuple):
@@ -56,7 +72,7 @@ class Stream:
         self._config: dict[str, Any] | None = None
         self._fault: str | None = None  # why the stream cannot hold a registry
         self._looking = asyncio.Lock()
-        self._sharing = asyncio.Lock()
+        self._asking: asyncio.Task[bool] | None = None
         self._cluster: dict[str, Any] = {}
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
@@ -64,7 +80,22 @@ class Stream:
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
-        self.is_hidden = False  # from a reader who may not see the configuration
+        self._info_denied_until = float("-inf")
+        self._told: dict[type[DiscoveryError], float] = {}
+        self._consumers_asked = float("-inf")
+
+    @property
+    def info_denied(self) -> bool:
+        """Whether this user was refused the stream's configuration, and should not ask again yet."""
+        return time.monotonic() < self._info_denied_until
+
+    def deny_info(self) -> None:
+        """Note that the server has refused this user the stream's configuration."""
+        self._info_denied_until = time.monotonic() + _INFO_DENIED_FOR_S
+
+    def ask_info_again(self) -> None:
+        """Forget a refusal: the connection is new, and so may be its rights."""
+        self._info_denied_until = float("-inf")
 
     @property
     def storage(self) -> str:
@@ -121,15 +152,22 @@ class Stream:
                 self._config = None
                 return False
             raise
-        self._take(info, sent)
+        with self._api.understanding(question):
+            self._take(info, sent)
         return True
 
     async def cluster(self, max_age: float, timeout: float) -> dict[str, Any]:
         """The stream's leader and replicas (ADR-31), as they were at most `max_age` seconds ago."""
-        async with self._sharing:  # one asks, and all who came meanwhile have the answer
-            if time.monotonic() - self._looked > max_age and not await self.look(timeout):
-                return {}
+        if time.monotonic() - self._looked <= max_age:
             return self._cluster
+        # One asks, and all who came meanwhile have the answer, an error too: without a leader each would
+        # otherwise wait for its own timeout, one after the other.
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self.look(timeout), name=f"natsdisc-look {self.name}")
+            self._asking.add_done_callback(_retrieve)
+        asking = self._asking
+        await asyncio.wait((asking,))
+        return self._cluster if asking.result() else {}
 
     async def content(self) -> tuple[int, int] | None:
         """What tells one content from another: the last message's number, and how many there are.
@@ -154,22 +192,25 @@ class Stream:
             info = await self._subject_page(filter, len(found))
             if info is None:
                 return set(), 0
-            page = info["state"].get("subjects") or {}
-            found.update(page)
-            last = int(info["state"]["last_seq"]) if last is None else last
-            if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
-                return found, last
+            with self._api.understanding(f"STREAM.INFO.{self.name}"):
+                page = info["state"].get("subjects") or {}
+                found.update(page)
+                last = int(info["state"]["last_seq"]) if last is None else last
+                if not page or len(found) >= info.get("total", 0):  # the server sends 100,000 at a time
+                    return found, last
 
-    async def count(self, filter: str) -> int:
-        """Return how many subjects below `filter` have a message."""
-        info = await self._subject_page(filter, _BEYOND_THE_LAST)
-        return int(info.get("total", 0)) if info is not None else 0
+    async def count(self, filter: str, timeout: float = REQUEST_TIMEOUT) -> int:
+        """Return how many subjects below `filter` have a message; 0 when there is no stream."""
+        info = await self._subject_page(filter, _BEYOND_THE_LAST, timeout)
+        with self._api.understanding(f"STREAM.INFO.{self.name}"):
+            return int(info.get("total", 0)) if info is not None else 0
 
-    async def _subject_page(self, filter: str, offset: int) -> dict[str, Any] | None:
+    async def _subject_page(
+        self, filter: str, offset: int, timeout: float = REQUEST_TIMEOUT
+    ) -> dict[str, Any] | None:
+        body = {"subjects_filter": filter, "offset": offset}
         try:
-            return await self._api.call(
-                f"STREAM.INFO.{self.name}", {"subjects_filter": filter, "offset": offset}
-            )
+            return await self._api.call(f"STREAM.INFO.{self.name}", body, timeout=timeout)
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
                 return None
@@ -190,14 +231,15 @@ class Stream:
             if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
                 return None
             raise
-        found = answer["message"]
-        return StoredMessage(
-            found["subject"],
-            int(found["seq"]),
-            datetime.fromisoformat(found["time"]),
-            parse_headers(base64.b64decode(found.get("hdrs", ""))),
-            base64.b64decode(found.get("data", "")),
-        )
+        with self._api.understanding(f"STREAM.MSG.GET.{self.name}"):
+            found = answer["message"]
+            return StoredMessage(
+                found["subject"],
+                int(found["seq"]),
+                datetime.fromisoformat(found["time"]),
+                parse_headers(base64.b64decode(found.get("hdrs", ""))),
+                base64.b64decode(found.get("data", "")),
+            )
 
     async def ensure(
         self,
@@ -227,7 +269,45 @@ class Stream:
         """Whether the stream has to be looked at: it is unknown, or may have been put right meanwhile."""
         if self._config is None:
             return True
-        return self._fault is not None and time.monotonic() - self._looked > _FAULT_SHARED
+        return self._fault is not None and time.monotonic() - self._looked > _FAULT_SHARED_S
+
+    def tell_what_is_wrong(self, error: DiscoveryError) -> None:
+        """Log what a watch waits for somebody to put right; the same kind of error once in five minutes."""
+        now = time.monotonic()
+        if now - self._told.get(type(error), float("-inf")) < _TELL_AGAIN_S:
+            return
+        self._told[type(error)] = now
+        _log.warning(
+            "watches of the bucket %s wait until this is put right: %s",
+            self.bucket,
+            error,
+            extra=log.fields("watches_wait", bucket=self.bucket, error=error),
+        )
+
+    async def raise_consumer_limit(self) -> None:
+        """Let the stream have more consumers, if nobody has set a number and this user may change that.
+
+        Asked for once a connection and five minutes at most.
+        """
+        now = time.monotonic()
+        if self.info_denied or now - self._consumers_asked < _INFO_DENIED_FOR_S:
+            return
+        self._consumers_asked = now
+        try:
+            if not await self.look() or self._config is None or self._config.get("max_consumers", -1) > 0:
+                return
+            config = {**self._config, "max_consumers": MAX_CONSUMERS}
+            await self._api.call(f"STREAM.UPDATE.{self.name}", config)
+        except (PermissionDeniedError, StoreUnavailableError, ApiError) as error:
+            _log.warning(
+                "the bucket %s has no consumer left, and its limit cannot be raised (%s); "
+                "set max_consumers of the stream %s to %d",
+                self.bucket,
+                error,
+                self.name,
+                MAX_CONSUMERS,
+                extra=log.fields("consumer_limit", bucket=self.bucket, error=error),
+            )
 
     def check(self, *, only_read: bool = False) -> None:
         """Raise UnsupportedServerError unless what was last seen is a bucket that natsdisc can use.
@@ -257,12 +337,15 @@ class Stream:
             sent = time.monotonic()
             try:
                 self._take(await self._api.call(f"STREAM.CREATE.{self.name}", new.config), sent)
-            except ApiError as error:
+            except (ApiError, BusyError) as error:
                 # Somebody with other options was first: theirs is the bucket.
                 if error.err_code == STREAM_NAME_IN_USE and await self.look():
                     return
-                if not new.adjust(error.err_code):
-                    raise UnsupportedServerError(f"cannot make the bucket {self.bucket}: {error}") from error
+                if new.adjust(error.err_code):
+                    continue
+                if isinstance(error, BusyError):
+                    raise
+                raise UnsupportedServerError(f"cannot make the bucket {self.bucket}: {error}") from error
             else:
                 self._tell_limits(new.config)
                 return
@@ -272,7 +355,7 @@ class Stream:
         limit = int((self._config or {}).get("max_bytes") or -1)
         if limit <= 0:
             return
-        if time.monotonic() - self._looked > _ROOM_SHARED:
+        if time.monotonic() - self._looked > _ROOM_SHARED_S:
             await self.look(timeout)
         self._bytes += size + _OVERHEAD_BYTES
         if self._bytes > _FULL * limit:
@@ -344,6 +427,12 @@ class Stream:
                 self.on_new_leader()
         if "ts" in info:
             self.clock.observe(info["ts"], sent, time.monotonic())
+
+
+def _retrieve(task: asyncio.Task[bool]) -> None:
+    """Look at the task's error, so that asyncio does not report it when all who waited were cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -23,6 +23,7 @@ _SIZES_BYTES = (256_000_000, 64_000_000, 16_000_000, 4_000_000, 1_000_000, 250_0
 # Codes of nats-server's errors.json.
 _NO_PEERS = (10005, 10074)  # too few servers for the replicas, or no cluster at all
 _NO_MEMORY = (10028, 10122)
+_TOO_MANY_CONSUMERS = 10026
 _SIZE_REQUIRED, _SIZE_TOO_LARGE = 10113, (10122, 10028, 10047)
 
 
@@ -31,13 +32,15 @@ class StreamOptions:
     """How buckets are made and named.
 
     `replicas=None` makes three in a cluster of three or more, else one. `storage=None` takes memory for a
-    bucket whose first registration has a lease, else files. `tombstone_ttl` is in seconds.
+    bucket whose first registration has a lease, else files. `tombstone_ttl` is in seconds. In one namespace,
+    `own_consumers` queries of a process have a consumer each; further ones share one.
     """
 
     replicas: int | None = None
     storage: Storage | None = None
     bucket_prefix: str = ""
     tombstone_ttl: float = 300.0
+    own_consumers: int = 32
 
     def __post_init__(self) -> None:
         if not isinstance(self.bucket_prefix, str) or not set(self.bucket_prefix) <= _PREFIX_CHARS:
@@ -105,6 +108,9 @@ class NewStream:
         if err_code in _NO_MEMORY and options.storage is None and config["storage"] == "memory":
             config.update(storage="file", max_bytes=-1)
             self._sizes = iter(_SIZES_BYTES)
+            return True
+        if err_code == _TOO_MANY_CONSUMERS and config["max_consumers"] > 0:
+            config["max_consumers"] = -1  # the account allows fewer
             return True
         return False
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natsdisc.store.jetstream.backoff import delays
+from natsdisc.store.jetstream.requests import delays
 
 
 def test_they_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,169 @@
+"""One ephemeral push consumer: asked for, held back until it is wanted, and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from ...errors import StoreUnavailableError, UnsupportedServerError
+from .api import MAXIMUM_CONSUMERS, STREAM_NOT_FOUND, ApiError, BusyError, JetStreamApi
+from .parser import Message
+from .stream import Stream
+
+__all__ = ["IDLE_HEARTBEAT_S", "Consumer", "open_consumer"]
+
+# The server says so when it has nothing to say.
+IDLE_HEARTBEAT_S = 1.5
+# The server removes a consumer that nobody listens to after this, should we die before we can.
+_INACTIVE_THRESHOLD_S = 10.0
+# A reply may stand behind 32 MB of a large snapshot.
+_BUSY_TIMEOUT_S = 15.0
+_NS = 1_000_000_000
+
+
+class Consumer:
+    """A consumer on the server and the subscription to it; `info` is what the server said of it.
+
+    Its messages are kept until `start`. Those are few: before flow control is answered the server sends two
+    megabytes at most.
+    """
+
+    def __init__(self, api: JetStreamApi, stream: Stream, filter: str) -> None:
+        self.name = secrets.token_hex(11)
+        self.info: dict[str, Any] = {}
+        self.asked_at = 0.0
+        self._api = api
+        self._stream = stream
+        self._filter = filter
+        self._held: list[Message] = []
+        self._receive: Callable[[Sequence[Message]], None] = self._held.extend
+        self._unsubscribe: Callable[[], Coroutine[None, None, None]] | None = None
+
+    async def request(self, timeout: float) -> bool:
+        """Ask the server to make it, and wait `timeout` seconds; False when there is no such stream.
+
+        Raises StoreUnavailableError for what can pass, UnsupportedServerError, PermissionDeniedError.
+        """
+        inbox = self._api.link.new_inbox()
+        self._unsubscribe = await self._api.link.subscribe(inbox, lambda messages: self._receive(messages))
+        config = {
+            "name": self.name,
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "max_deliver": 1,
+            "filter_subject": self._filter,
+            "flow_control": True,
+            "idle_heartbeat": int(IDLE_HEARTBEAT_S * _NS),
+            "inactive_threshold": int(_INACTIVE_THRESHOLD_S * _NS),
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        # The filter stands in the subject, so that permissions can confine a reader to a namespace.
+        subject = f"CONSUMER.CREATE.{self._stream.name}.{self.name}.{self._filter}"
+        body = {"stream_name": self._stream.name, "config": config}
+        try:
+            self.info = await self._api.call(subject, body, timeout=timeout)
+        except BusyError as error:
+            if error.err_code == MAXIMUM_CONSUMERS:
+                await self._stream.raise_consumer_limit()
+            raise
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return False
+            if error.code >= 500:
+                raise StoreUnavailableError(str(error)) from error
+            raise UnsupportedServerError(f"cannot watch {self._filter}: {error}") from error
+        return True
+
+    @property
+    def node(self) -> str | None:
+        """The cluster's node that it is read from; None without a cluster."""
+        with self._api.understanding(f"CONSUMER.CREATE.{self._stream.name}"):
+            leader = (self.info.get("cluster") or {}).get("leader")
+        return None if leader is None else str(leader)
+
+    @property
+    def pending(self) -> int:
+        """How many messages its snapshot has. Raises MalformedReplyError."""
+        with self._api.understanding(f"CONSUMER.CREATE.{self._stream.name}"):
+            return int(self.info["num_pending"])
+
+    def start(self, receive: Callable[[Sequence[Message]], None]) -> None:
+        """Hand `receive` what came until now, and all that comes from now on."""
+        held, self._held, self._receive = self._held, [], receive
+        if held:
+            receive(held)
+
+    async def aclose(self) -> None:
+        """End the subscription, and delete it on the server; more calls change nothing."""
+        if self._unsubscribe is None:
+            return
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        self._receive = lambda messages: None
+        self._held.clear()
+        try:
+            await unsubscribe()
+        finally:
+            await self._api.tell(f"CONSUMER.DELETE.{self._stream.name}.{self.name}")
+
+
+async def open_consumer(
+    api: JetStreamApi, stream: Stream, filter: str, *, is_busy: Callable[[], bool]
+) -> Consumer | None:
+    """Return a new consumer with `filter`, from the first request that is answered; None without a stream.
+
+    While `is_busy` answers may take long, and no request is repeated. Raises what `Consumer.request` raises.
+    """
+    loop, pace = asyncio.get_running_loop(), api.pace
+    started = last_asked = loop.time()
+    tried: list[Consumer] = []
+    asked: dict[asyncio.Task[bool], Consumer] = {}
+    opened: Consumer | None = None
+    error: StoreUnavailableError | None = None
+    pace.waiting += 1
+    try:
+        while (left := started + (_BUSY_TIMEOUT_S if is_busy() else pace.timeout) - loop.time()) > 0:
+            wait = pace.ask_again_after * 1.5 ** max(0, len(tried) - 1) - (loop.time() - last_asked)
+            if not asked or (wait <= 0 and not is_busy()):
+                consumer = Consumer(api, stream, filter)
+                tried.append(consumer)
+                last_asked = consumer.asked_at = loop.time()
+                asked[asyncio.create_task(consumer.request(_BUSY_TIMEOUT_S))] = consumer
+                wait = pace.ask_again_after
+            wait = min(max(wait, 0.05), left)
+            done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                consumer = asked.pop(task)
+                try:
+                    if not task.result():
+                        return None
+                except StoreUnavailableError as refusal:
+                    error = refusal
+                else:
+                    opened = consumer
+                    pace.note_answer(loop.time() - consumer.asked_at)
+                    return opened
+            if error is not None and not asked:
+                raise error
+        took = loop.time() - started
+        raise error or StoreUnavailableError(
+            f"no answer to $JS.API.CONSUMER.CREATE.{stream.name} for {filter} within {took:.1f} s"
+        )
+    finally:
+        pace.waiting -= 1
+        try:
+            for task in asked:
+                task.cancel()
+            if asked:
+                await asyncio.gather(*asked, return_exceptions=True)
+            for consumer in tried:
+                if consumer is not opened:
+                    await consumer.aclose()
+        except BaseException:
+            if opened is not None:
+                await opened.aclose()
+            raise

@@ -136,6 +136,9 @@ class Feed:
 
     # The sink: the store's reader calls these.
 
+    def recover(self) -> None:
+        self._fold.recover(self._clock.time())
+
     def begin(self) -> None:
         self._fold.begin()
 

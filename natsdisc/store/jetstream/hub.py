@@ -218,6 +218,10 @@ class _Shared:
 
     # The sink of the shared reader.
 
+    def recover(self) -> None:
+        for member in self.members():
+            member.sink.recover()
+
     def begin(self) -> None:
         self._fresh = _Values()
         self._joining.clear()  # this snapshot is for them too

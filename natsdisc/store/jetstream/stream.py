@@ -80,6 +80,7 @@ class Stream:
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
+        self.on_wrong_copy: Callable[[], None] = lambda: None
         self._info_denied_until = float("-inf")
         self._told: dict[type[DiscoveryError], float] = {}
         self._consumers_asked = float("-inf")

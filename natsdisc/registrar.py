@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import math
 import random
 import secrets
@@ -24,7 +23,7 @@ from .store import Bucket, Entry, EntryExistsError, Lease, Store
 
 __all__ = ["Registrar", "Registration"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
 _WINDOW = 0.025

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 
 import click
 
 from natsdisc.acl import LIMITS, Permissions, Role, permissions
+
+from .output import pretty, say_json, say_text
 
 __all__ = ["acl"]
 
@@ -72,11 +73,11 @@ def acl(
         create=create,
     )
     if form == "json":
-        click.echo(json.dumps(allowed.as_dict(), indent=2))
+        say_json(pretty(allowed.as_dict()))
     elif form == "nsc":
-        click.echo(f"nsc edit user --name {role} \\\n  {allowed.as_nsc()}")
+        say_text(f"nsc edit user --name {role} \\\n  {allowed.as_nsc()}")
     else:
-        click.echo(_conf(allowed, role, namespace, component, inbox_prefix, create))
+        say_text(_conf(allowed, role, namespace, component, inbox_prefix, create))
 
 
 def _conf(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import click
 
@@ -11,9 +10,11 @@ from natsdisc.acl import Role
 
 from .checks import BROKEN, NOTE, OK, SKIPPED, Finding, Patient, check
 from .connection import Connection, connection_options
+from .credentials import hidden
 from .failure import ExitCode
+from .output import pretty, say, say_json
 from .progress import progress
-from .render import json_option, on_terminal, printable
+from .render import json_option
 from .run import run
 
 __all__ = ["doctor"]
@@ -70,7 +71,7 @@ def doctor(
     patient.permissions(patient.role)  # bad names are told before anything is asked
     findings = run(_examine(patient, as_json))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        say_json(pretty([dataclasses.asdict(finding) for finding in findings]))
     if any(finding.state == BROKEN for finding in findings):
         click.get_current_context().exit(ExitCode.FAILED)
 
@@ -83,15 +84,13 @@ async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
             finding = await anext(work, None)
         if finding is None:
             return findings
+        finding = dataclasses.replace(finding, text=hidden(finding.text), todo=hidden(finding.todo))
         findings.append(finding)
         if not quiet:
             _show(finding)
 
 
 def _show(finding: Finding) -> None:
-    state = f"{finding.state:8}"
-    if on_terminal():
-        state = click.style(state, fg=_COLOURS[finding.state])
-    click.echo(f"{state}{finding.check:20}{printable(finding.text)}")
+    say((f"{finding.state:8}", _COLOURS[finding.state]), f"{finding.check:20}{finding.text}")
     if finding.todo:
-        click.echo(f"{'':28}-> {printable(finding.todo)}")
+        say(f"{'':28}-> {finding.todo}")

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
-import click
-
 from natsdisc import Discovery, wire
 from natsdisc.model import EndpointSpec, Instance
+from natsdisc.safe import safe_json
 
 from .child import Child
 from .connection import Connection
 from .failure import Failure
-from .render import printable
+from .output import say
+from .progress import progress
 from .run import taking_signals
 
 __all__ = ["Holding"]
@@ -47,12 +47,14 @@ class Holding:
         drain: float,
         command: Sequence[str] | None,
         with_parent: bool,
+        pass_credentials: bool,
         as_json: bool,
     ) -> None:
         self._spec = spec
         self._drain = drain
         self._command = command
         self._as_json = as_json
+        self._pass_credentials = pass_credentials
         self._parent = os.getppid() if with_parent else None
         self._ends: asyncio.Queue[_End] = asyncio.Queue()
 
@@ -67,7 +69,8 @@ class Holding:
                 if self._command is None:
                     await self._until_the_end(discovery, None)
                     return 0
-                return await self._with_program(discovery, await Child.start(self._command))
+                child = await Child.start(self._command, pass_credentials=self._pass_credentials)
+                return await self._with_program(discovery, child)
 
     def _note_lost(self, _: object) -> None:
         self._ends.put_nowait(_Reason.LOST)
@@ -116,10 +119,11 @@ class Holding:
         ending = asyncio.create_task(self._ends.get())
         registering = asyncio.create_task(discovery.register(self._spec))
         try:
-            await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
+            async with progress(f"registering {self._spec_id(discovery)}"):
+                await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
             if registering.done():
                 # A program's output is its own.
-                click.echo(self._described(registering.result()), err=child is not None)
+                say(self._described(registering.result()), err=child is not None)
             return await ending
         finally:
             for task in (ending, registering):
@@ -127,13 +131,13 @@ class Holding:
             await asyncio.gather(ending, registering, return_exceptions=True)
 
     def _described(self, instance: Instance) -> str:
-        return wire.dumps(instance).decode() if self._as_json else printable(str(instance.id))
+        return safe_json(wire.dumps(instance).decode()) if self._as_json else str(instance.id)
 
     async def _leave(self, discovery: Discovery, *, drained: bool) -> None:
         """Unregister; the wait for those who still use it ends with the next thing that happens."""
         if drained and self._drain > 0:
             if sys.stdin.isatty():
-                click.echo(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)
+                say(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)
             closing = asyncio.create_task(discovery.close(drain=self._drain))
             hurrying = asyncio.create_task(self._ends.get())
             try:
@@ -155,4 +159,4 @@ class Holding:
         await watching
 
     def _spec_id(self, discovery: Discovery) -> str:
-        return printable(str(self._spec.with_instance_id(discovery.instance_id).id))
+        return str(self._spec.with_instance_id(discovery.instance_id).id)

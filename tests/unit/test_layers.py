@@ -21,6 +21,7 @@ LEVELS = {
     "natsdisc.lease": 0,
     "natsdisc.stats": 0,
     "natsdisc.log": 0,
+    "natsdisc.safe": 0,
     "natsdisc.keys": 1,
     "natsdisc.wire": 1,
     "natsdisc.entry": 1,

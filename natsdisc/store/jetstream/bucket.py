@@ -231,7 +231,7 @@ class JetStreamBucket:
         lease = await self._publish_lease(Lease(key, expected, ttl, owner)) if ttl is not None else None
         subject, fence = self._stream.subject_prefix + key, {EXPECTED_SEQUENCE: str(expected)}
         if lease is not None:
-            fence[LEASED] = "1"
+            fence[LEASED] = f"{ttl:g}"
         written = await self._api.publish(subject, value, fence)
         if lease is None or ttl is None:
             return await written.sequence(timeout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -13,6 +12,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from ...errors import InvalidValueError, PermissionDeniedError, StoreUnavailableError
+from ...safe import without_credentials
 from .direct import DirectClient
 
 __all__ = ["Connection", "close_connection", "open_connection"]
@@ -143,4 +143,4 @@ def _is_refusal(error: BaseException) -> bool:
 
 def _public(servers: str | list[str]) -> str:
     """The URLs without the credentials they may hold."""
-    return re.sub(r"(^|//|,\s*)[^/@,]*@", r"\1", servers if isinstance(servers, str) else ", ".join(servers))
+    return without_credentials(servers)

@@ -8,10 +8,11 @@ import click
 
 from natsdisc.acl import Role
 
-from .checks import BROKEN, NOTE, OK, SKIPPED, Finding, Patient, check
+from .checks import Patient, check
 from .connection import Connection, connection_options
 from .credentials import hidden
 from .failure import ExitCode
+from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
 from .output import pretty, say, say_json
 from .progress import progress
 from .render import json_option
@@ -41,6 +42,11 @@ _COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
     show_default=True,
     help="Of new buckets.",
 )
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Also look for schedules and entries that no natsdisc registrar wrote; needs an operator's rights.",
+)
 @json_option
 @connection_options
 def doctor(
@@ -50,6 +56,7 @@ def doctor(
     create: bool,
     replicas: int,
     storage: str,
+    audit: bool,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -57,6 +64,10 @@ def doctor(
 
     It connects, asks what this user may do, looks at the buckets, and registers, sees and unregisters an
     endpoint of its own. It ends with 1 when something is broken.
+
+    With --audit it looks at each message of the buckets. It names schedules that are no lease (they can write
+    to any key, again and again), what else lies in the place of leases, values that are no registration, and
+    values that another program wrote. `natsdisc prune --foreign-schedules` ends the first two.
     """
     if component is not None and namespace is None:
         raise click.UsageError("--component needs its --namespace.")
@@ -66,6 +77,7 @@ def doctor(
         namespace=namespace,
         component=component,
         create=create,
+        audit=audit,
         options={"replicas": replicas, "storage": storage},
     )
     patient.permissions(patient.role)  # bad names are told before anything is asked

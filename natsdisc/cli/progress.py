@@ -14,6 +14,8 @@ from .waiting import growing
 __all__ = ["Progress", "progress"]
 
 _SILENT_FOR = 1.0  # seconds
+# In a log a line stays, and what fails within this time (seconds) says so in one line.
+_SILENT_IN_LOGS = 3.0
 _EVERY = 0.5
 
 # A command that already says what it does needs no second line from what it calls.
@@ -50,7 +52,7 @@ class Progress:
 
 @asynccontextmanager
 async def progress(what: str) -> AsyncIterator[Progress]:
-    """Say what is going on until it is done, after a second of silence.
+    """Say what is going on until it is done, after a moment of silence.
 
     On a terminal it is one line that goes away; elsewhere a line now and then, with growing pauses.
     """
@@ -78,6 +80,6 @@ async def _draw(state: Progress) -> None:
 
 async def _tell(state: Progress) -> None:
     began = time.monotonic()
-    for moment in (_SILENT_FOR, *growing()):
+    for moment in (_SILENT_IN_LOGS, *growing()):
         await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
         say(f"natsdisc: still {state}, for {time.monotonic() - began:.0f} s now", err=True)

@@ -110,7 +110,7 @@ class Pruning:
         return outcomes
 
     async def _find(self, admin: Admin, kind: Kind, state: Progress) -> list[_Found]:
-        name, pattern = BUCKETS[kind], self._pattern or "*"
+        name = BUCKETS[kind]
         if await admin.state(name) is None:
             return []
         entries = await admin.values(name)

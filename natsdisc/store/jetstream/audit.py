@@ -1,7 +1,7 @@
 """Rules for an audit: which messages of a bucket no natsdisc registrar writes.
 
-Pure, apart from `last_message`. A user who may write one subject of a stream can write what looks like a lease or
-a value at first sight. An audit names it.
+Pure, apart from `last_message`. A user who may write one subject of a stream can write what looks like a
+lease or a value at first sight. An audit names it.
 """
 
 from __future__ import annotations

@@ -94,13 +94,15 @@ def permissions(
     component: str | None = None,
     bucket_prefix: str = "",
     inbox_prefix: str = "_INBOX",
+    api_prefix: str = "$JS.API",
     create: bool = False,
 ) -> Permissions:
     """Return the permissions of `role`, everywhere or in one namespace or component.
 
     With `create`, a registrar may make buckets that are not there; otherwise an operator has to. A user who
     may create a stream can read and write the whole account. `inbox_prefix` is by default that of nats-py,
-    which all users share; `inbox_prefix_of` makes one for a user alone.
+    which all users share; `inbox_prefix_of` makes one for a user alone. `api_prefix` is the prefix under
+    which the user reaches JetStream: of a domain, or of an import from another account.
     A reader of one namespace is not told what kind of stream a bucket is, for that tells all keys too.
     Raises InvalidNameError, InvalidQueryError (an operator of a namespace).
 
@@ -108,9 +110,9 @@ def permissions(
     '_INBOX_ann.>'
     """
     StreamOptions(bucket_prefix=bucket_prefix)  # raises for a bad prefix
-    tokens = inbox_prefix.split(".")
-    if not all(tokens) or not inbox_prefix.isprintable() or set(inbox_prefix) & set(" *>'\"\\"):
-        raise InvalidNameError(f"inbox_prefix must be a subject without wildcards: {inbox_prefix!r}")
+    for name, prefix in (("inbox_prefix", inbox_prefix), ("api_prefix", api_prefix)):
+        if not all(prefix.split(".")) or not prefix.isprintable() or set(prefix) & set(" *>'\"\\"):
+            raise InvalidNameError(f"{name} must be a subject without wildcards: {prefix!r}")
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
     place = keys.prefix_of(endpoints(namespace, component))
@@ -121,22 +123,22 @@ def permissions(
         bucket = f"{bucket_prefix}_{name}" if bucket_prefix else name
         stream = f"KV_{bucket}"
         publish += [
-            f"$JS.API.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
-            f"$JS.API.CONSUMER.INFO.{stream}.*",
-            f"$JS.API.CONSUMER.DELETE.{stream}.*",
+            f"{api_prefix}.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
+            f"{api_prefix}.CONSUMER.INFO.{stream}.*",
+            f"{api_prefix}.CONSUMER.DELETE.{stream}.*",
         ]
         subscribe.append(f"$JS.EVENT.ADVISORY.STREAM.CREATED.{stream}")
         if role is not Role.READER or namespace is None:
-            publish.append(f"$JS.API.STREAM.INFO.{stream}")
+            publish.append(f"{api_prefix}.STREAM.INFO.{stream}")
         if role is not Role.READER:
             publish += [
-                f"$JS.API.STREAM.MSG.GET.{stream}",
+                f"{api_prefix}.STREAM.MSG.GET.{stream}",
                 f"$KV.{bucket}.{below}",
                 f"$NATSDISC.LEASE.{bucket}.{below}",
             ]
         if role is Role.OPERATOR or (role is Role.REGISTRAR and create):
-            publish.append(f"$JS.API.STREAM.CREATE.{stream}")
+            publish.append(f"{api_prefix}.STREAM.CREATE.{stream}")
         if role is Role.OPERATOR:
-            publish.append(f"$JS.API.STREAM.UPDATE.{stream}")
+            publish.append(f"{api_prefix}.STREAM.UPDATE.{stream}")
     publish.append("$JS.FC.>")  # the answers that flow control asks for
     return Permissions(tuple(publish), tuple(subscribe))

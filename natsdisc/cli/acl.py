@@ -43,6 +43,13 @@ _WIDTH = 100
     help="Another inbox prefix than the one made of the name; _INBOX is the one that all others share.",
 )
 @click.option(
+    "--api-prefix",
+    default="$JS.API",
+    show_default=True,
+    metavar="SUBJECT",
+    help="Under which prefix the user reaches JetStream: that of a domain ($JS.NAME.API), or of an import.",
+)
+@click.option(
     "--create",
     is_flag=True,
     help="Let a registrar make buckets that are not there yet. A user who may create a stream can read and "
@@ -64,6 +71,7 @@ def acl(
     bucket_prefix: str,
     user: str | None,
     inbox_prefix: str | None,
+    api_prefix: str,
     create: bool,
     form: str,
 ) -> None:
@@ -87,7 +95,7 @@ def acl(
     if create and role != Role.REGISTRAR:
         raise click.UsageError("--create is for registrars: an operator may, and a reader must not.")
     place = [name for name in (namespace, component) if name is not None]
-    name = user or "-".join((role, *place))
+    name = "-".join((role, *place)) if user is None else user
     inbox = inbox_prefix_of(name) if inbox_prefix is None else inbox_prefix
     allowed = permissions(
         Role(role),
@@ -95,6 +103,7 @@ def acl(
         component=component,
         bucket_prefix=bucket_prefix,
         inbox_prefix=inbox,
+        api_prefix=api_prefix,
         create=create,
     )
     if form == "json":

@@ -18,6 +18,7 @@ from natsdisc.model import Instance, Query
 
 from .census import Census
 from .connection import Connection, connection_options
+from .credentials import hidden
 from .output import cell, on_terminal, pretty, say, say_json
 from .progress import progress
 from .query import query_arguments
@@ -56,6 +57,8 @@ def top(query: Query, once: bool, as_json: bool, connection: Connection) -> None
         # Warnings belong between the events, not over the picture.
         logging.getLogger("natsdisc").addHandler(_Into(census))
         logging.getLogger("natsdisc").propagate = False
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        logging.getLogger().addHandler(_Into(census))
         run_until_stopped(_draw(connection, query, census))
 
 
@@ -65,7 +68,10 @@ async def _once(connection: Connection, query: Query, census: Census) -> None:
 
 
 async def _draw(connection: Connection, query: Query, census: Census) -> None:
-    async with connection.open() as discovery, discovery.view(query) as view:
+    def tell(text: str) -> None:
+        census.say("waiting", hidden(text))
+
+    async with connection.open(tell=tell) as discovery, discovery.view(query) as view:
         census.begin(view.instances)
         view.subscribe(census.take)
         screen = _Screen(query, census, view)
@@ -128,7 +134,7 @@ class _Into(logging.Handler):
         self._census = census
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._census.say(record.levelname.lower(), record.getMessage())
+        self._census.say(record.levelname.lower(), hidden(record.getMessage()))
 
 
 def _summary(census: Census) -> str:

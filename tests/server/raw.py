@@ -22,7 +22,7 @@ class Raw:
         self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self._stream = self._socket.makefile("rb")
         self._stream.readline()
-        options = {"verbose": False, "headers": True, "no_responders": True, "protocol": 1}
+        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "protocol": 1}
         login = {"user": user, "pass": password} if user is not None else {}
         self.send(b"CONNECT " + json.dumps({**options, **login}).encode() + b"\r\n")
         self.refused: list[str] = []
@@ -64,8 +64,9 @@ class Raw:
             pass
 
     def request(self, subject: str, payload: bytes = b"", *, inbox: str = "_INBOX.raw") -> bytes | None:
-        """Return the first answer; None when the server refused the request, or nobody answers."""
+        """Return the first answer, below the subject `inbox`; None when the server refused the request."""
         refused, received = len(self.refused), len(self.received)
+        inbox = f"{inbox}.{self._subscriptions}"
         self.subscribe(inbox)
         self.publish(subject, payload, reply=inbox)
         while len(self.received) == received:

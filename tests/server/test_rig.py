@@ -21,6 +21,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, PermissionDeniedError, Transport, endpoints
@@ -498,6 +499,39 @@ async def test_the_registry_in_an_account_of_its_own(tmp_path: Path) -> None:
             for subject in ("$JS.API.STREAM.CREATE.KV_evil", "$JS.API.STREAM.DELETE.KV_v1_instances"):
                 with pytest.raises((nats.errors.NoRespondersError, nats.errors.TimeoutError)):
                     await lab.request(subject, b'{"name": "KV_evil", "subjects": ["evil"]}', timeout=1)
+            # A consumer reaches the inboxes that are imported, and no other listener.
+            heard: list[str] = []
+            arrived = asyncio.Event()
+
+            async def listen(message: Msg) -> None:
+                heard.append(message.subject)
+
+            async def note(_: Msg) -> None:
+                arrived.set()
+
+            await lab.subscribe("orders.new", cb=listen)
+            await lab.subscribe("_INBOX_reader.x", cb=note)
+            await lab.flush()
+            everything = "$KV.v1_instances.other.>"
+            for name, target in (("evil", "orders.new"), ("good", "_INBOX_reader.x")):
+                settings = {"name": name, "deliver_subject": target, "ack_policy": "none"}
+                body = {
+                    "stream_name": "KV_v1_instances",
+                    "config": {**settings, "filter_subject": everything},
+                }
+                question = f"$JS.API.CONSUMER.CREATE.KV_v1_instances.{name}.{everything}"
+                answer = await lab.request(question, json.dumps(body).encode(), timeout=5)
+                assert "error" not in json.loads(answer.data), answer.data
+            async with asyncio.timeout(PATIENCE):
+                await arrived.wait()
+            assert heard == []
+            # An answer that is sent to a key comes through the import of the keys, as rubbish.
+            question, target = "$JS.API.CONSUMER.INFO.KV_v1_instances.none", "$KV.v1_instances.other.c.e.9"
+            await lab.publish(question, b"", reply=target)
+            await lab.request(question, timeout=5)
+            look = "$JS.API.STREAM.MSG.GET.KV_v1_instances"
+            answer = await lab.request(look, json.dumps({"last_by_subj": target}).encode(), timeout=5)
+            assert "message" in json.loads(answer.data), answer.data
 
 
 async def test_a_prefix_for_each_tenant(tmp_path: Path) -> None:

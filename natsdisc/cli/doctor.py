@@ -92,7 +92,7 @@ async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
     findings: list[Finding] = []
     work = check(patient)
     while True:
-        async with progress("checking"):
+        async with progress("checking", in_logs=False):
             finding = await anext(work, None)
         if finding is None:
             return findings

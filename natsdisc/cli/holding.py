@@ -20,6 +20,7 @@ from .failure import Failure
 from .output import say
 from .progress import progress
 from .run import taking_signals
+from .waiting import tell_on_stderr
 
 __all__ = ["Holding"]
 
@@ -57,6 +58,7 @@ class Holding:
         self._pass_credentials = pass_credentials
         self._parent = os.getppid() if with_parent else None
         self._ends: asyncio.Queue[_End] = asyncio.Queue()
+        self._leaving = False
 
     async def hold(self, connection: Connection, **options: Any) -> int:
         """Hold it until something ends it; the exit code. The registration is gone when this returns.
@@ -64,13 +66,17 @@ class Holding:
         Raises Failure, and what `connect` and `Discovery.register` raise; the program has ended then too.
         """
         lost = self._note_lost
-        async with connection.open(on_lost=lost, **options) as discovery:
+        async with connection.open(tell=self._tell, on_lost=lost, **options) as discovery:
             with taking_signals(self._ends.put_nowait):
                 if self._command is None:
                     await self._until_the_end(discovery, None)
                     return 0
                 child = await Child.start(self._command, pass_credentials=self._pass_credentials)
                 return await self._with_program(discovery, child)
+
+    def _tell(self, text: str) -> None:
+        if not self._leaving:  # then the connection is closed by us
+            tell_on_stderr(text)
 
     def _note_lost(self, _: object) -> None:
         self._ends.put_nowait(_Reason.LOST)
@@ -135,6 +141,7 @@ class Holding:
 
     async def _leave(self, discovery: Discovery, *, drained: bool) -> None:
         """Unregister; the wait for those who still use it ends with the next thing that happens."""
+        self._leaving = True
         if drained and self._drain > 0:
             if sys.stdin.isatty():
                 say(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)

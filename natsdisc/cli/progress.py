@@ -51,13 +51,14 @@ class Progress:
 
 
 @asynccontextmanager
-async def progress(what: str) -> AsyncIterator[Progress]:
+async def progress(what: str, *, in_logs: bool = True) -> AsyncIterator[Progress]:
     """Say what is going on until it is done, after a moment of silence.
 
-    On a terminal it is one line that goes away; elsewhere a line now and then, with growing pauses.
+    On a terminal it is one line that goes away; elsewhere a line now and then, with growing pauses, or with
+    `in_logs=False` nothing.
     """
     state = Progress(what)
-    if _telling.get():
+    if _telling.get() or not (in_logs or on_terminal(err=True)):
         yield state
         return
     token = _telling.set(True)

@@ -13,7 +13,7 @@ from natsdisc import Discovery, State
 from .credentials import hidden
 from .output import say
 
-__all__ = ["Tell", "Waiting", "growing"]
+__all__ = ["Tell", "Waiting", "growing", "tell_on_stderr"]
 
 Tell = Callable[[str], None]
 
@@ -35,7 +35,8 @@ def growing() -> list[float]:
     return moments
 
 
-def _say(text: str) -> None:
+def tell_on_stderr(text: str) -> None:
+    """Write what is being waited for, as a line of its own."""
     say(f"natsdisc: {hidden(text)}", err=True)
 
 
@@ -47,7 +48,7 @@ class Waiting:
 
     def __init__(self, place: str, tell: Tell | None = None) -> None:
         self._place = place
-        self._tell = tell or _say
+        self._tell = tell or tell_on_stderr
         self._lost_at: float | None = None
         self._unconfirmed_at: float | None = None
         self._last_error = ""
@@ -83,16 +84,21 @@ class Waiting:
             while (reason := self._reason(discovery)) is None:  # noqa: ASYNC110 - a picture's age is no event
                 await asyncio.sleep(_LOOK_EVERY)
             began = time.monotonic()
-            self._tell(reason)
+            # The library itself logs that a watch is stale, at once, and that it is in sync again.
+            told = not discovery.stats().queries
+            if told:
+                self._tell(reason)
             moments = iter(growing())
             due = next(moments)
             while (reason := self._reason(discovery)) is not None:
                 waited = time.monotonic() - began
                 if waited >= due:
                     self._tell(f"{reason} (for {waited:.0f} s now)")
+                    told = True
                     due = next(moments, waited + _LONGEST_PAUSE)
                 await asyncio.sleep(_LOOK_EVERY)
-            self._tell(f"{self._place} answers again, after {time.monotonic() - began:.0f} s")
+            if told:
+                self._tell(f"{self._place} answers again, after {time.monotonic() - began:.0f} s")
 
     def _reason(self, discovery: Discovery) -> str | None:
         """Return what is waited for, or None when all is well."""

@@ -59,7 +59,7 @@ async def test_a_server_that_hangs_is_told(shell: Shell) -> None:
         await line_of(process.stdout)
         server.suspend()
         try:
-            assert server.url in await line_with(process.stderr, "confirms nothing, waiting for it")
+            assert server.url in await line_with(process.stderr, "(for ")
         finally:
             server.resume()
         await line_with(process.stderr, "answers again")

@@ -7,7 +7,6 @@ follower does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
@@ -24,7 +23,7 @@ from .store import Doubt, Reader, Sink
 
 __all__ = ["Feed", "Follower", "Watch"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # A reader with a large backlog never waits: after so many events others may use the loop.
 _TURN = 500

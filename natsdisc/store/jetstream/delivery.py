@@ -6,7 +6,6 @@ Nothing here waits or sends. A reader hands in what arrived and looks at what th
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from ... import log
@@ -19,7 +18,7 @@ from .stream import Stream
 
 __all__ = ["Delivery"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 _ACK_PREFIX = "$JS.ACK."
 _FLOW_CONTROL_PREFIX = "$JS.FC."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
@@ -22,7 +21,7 @@ from .. import Doubt, Reader, Sink
 
 __all__ = ["Hub", "OpenReader"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 # A filter that was refused is tried again after this (seconds): rights can be given later, and the server
 # logs each refusal.
 _REFUSED_FOR_S = 300.0

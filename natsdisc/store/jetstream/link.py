@@ -7,7 +7,6 @@ nats-py while it is reconnecting, because it would keep the bytes and send them 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections import Counter, deque
@@ -36,7 +35,7 @@ from .room import Room
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 Headers: TypeAlias = Mapping[str, str]
 

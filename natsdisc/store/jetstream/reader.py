@@ -11,7 +11,6 @@ Everything else can be put right by somebody, and is waited for: the sink is sta
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,7 +36,7 @@ from .stream import Stream
 
 __all__ = ["OrderedReader"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Two idle heartbeats lost in a row are silence.
 _SILENCE = 2.0 * IDLE_HEARTBEAT_S

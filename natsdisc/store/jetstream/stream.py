@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -32,7 +31,7 @@ from .stream_config import MAX_CONSUMERS, NewStream, StreamOptions, data_loss, e
 
 __all__ = ["StoredMessage", "Stream"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
 _FAULT_SHARED_S = 1.0

@@ -1,7 +1,7 @@
-"""What a NATS user of each role must be allowed: exactly the subjects that natsdisc uses, and no others.
+"""The permissions that a NATS user of each role needs: the subjects that natsdisc uses, and no others.
 
-What permissions cannot protect is in `LIMITS`. Whoever must not be trusted that far gets a registry (by
-`bucket_prefix`), or better an account, of its own.
+`LIMITS` says what permissions cannot protect. If a party must not be trusted that far, give it a registry (by
+`bucket_prefix`), or better an account, of its own. docs/security.md says who can do what to whom.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
 from .store.jetstream.stream_config import StreamOptions
 
-__all__ = ["LIMITS", "Permissions", "Role", "permissions"]
+__all__ = ["LIMITS", "Permissions", "Role", "inbox_prefix_of", "permissions"]
 
 LIMITS = (
     "A registrar can read every namespace (STREAM.MSG.GET, STREAM.INFO): NATS cannot confine these.",
-    "A registrar can make a listing, or a watch that just begins, miss others' entries, by a forged schedule "
-    "or a rollup, and take others' leases away. Watches ignore it, and each owner puts its entry and lease "
-    "back with its next heartbeat, after ttl/3 at most; but who does it again and again, or by a schedule "
-    "that repeats (@every), keeps listings incomplete for as long. An entry without a lease has no owner to "
-    "put it back; an entry whose owner dies before that stays (see `natsdisc prune`).",
+    "A registrar can end or hide others' entries for a while, by forged schedules, by rollups, and by taking "
+    "leases away. Watches ignore most of it, and each owner puts its entry and lease back with its next "
+    "heartbeat, after ttl/3 at most. An attacker can do it again and again, for example by a schedule that "
+    "repeats; `natsdisc doctor --audit` finds these. An entry without a lease has no owner to put it back.",
     "Every user, a reader too, can have the answer to a request sent to any subject, and so overwrite an "
-    "entry with rubbish: NATS does not check reply subjects. The owner puts it back as above; watchers may "
-    "see it go and come.",
-    "Users who share an inbox prefix can read each other's answers, and so what the others watch, and end "
-    "the consumer it comes through (the watch makes a new one within seconds): give a user who must not see "
-    "other namespaces an inbox prefix of its own.",
-    "What to use instead: a bucket prefix for each party, with permissions for that prefix only, keeps their "
-    "streams apart, and so all of this but rubbish by an answer; an account for each party keeps everything "
-    "apart.",
+    "entry or a lease with rubbish: NATS does not check reply subjects. The owner puts it back as above.",
+    "Every user, a reader too, can have JetStream deliver entries to any subject of the account, and so to "
+    "whatever listens there: NATS does not check the deliver subject of a consumer.",
+    "Users who share an inbox prefix can read each other's answers, and can forge them. So each user has a "
+    "prefix of its own, unless you choose another.",
+    "A user who may create or update a stream (an operator, a registrar with --create) can read and write "
+    "everything in the account: a stream can take in (sources) and send out (republish) any subject.",
+    "A user who may write can fill the account; then nothing more is written, and no lease ends.",
+    "To close all of this: an account for the registry alone, or for each party one with a registry in it.",
 )
 
 
 class Role(StrEnum):
-    """What somebody does with a registry."""
+    """A kind of work with a registry."""
 
     READER = "reader"  # ls, watch, top
     REGISTRAR = "registrar"  # register, unregister, drain, and read the same
-    OPERATOR = "operator"  # all of that everywhere, make and extend buckets, status, prune
+    OPERATOR = "operator"  # all of that everywhere, make and extend buckets: in effect the whole account
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Permissions:
     subscribe: tuple[str, ...]
 
     def as_conf(self) -> str:
-        """The block of a server configuration."""
+        """Return the block of a server configuration."""
 
         def block(name: str, subjects: tuple[str, ...]) -> str:
             lines = "".join(f"\n      {json.dumps(subject)}" for subject in subjects)
@@ -63,14 +63,28 @@ class Permissions:
         return f"permissions: {{\n{block('publish', self.publish)}{block('subscribe', self.subscribe)}}}"
 
     def as_nsc(self) -> str:
-        """The flags of `nsc add user` and `nsc edit user`, quoted for a shell."""
+        """Return the flags of `nsc add user` and `nsc edit user`, quoted for a shell."""
         flags = [f"--allow-pub '{subject}'" for subject in self.publish]
         flags += [f"--allow-sub '{subject}'" for subject in self.subscribe]
         return " \\\n  ".join(flags)
 
     def as_dict(self) -> dict[str, Any]:
-        """The value of `permissions` in a server configuration."""
+        """Return the value of `permissions` in a server configuration."""
         return {"publish": {"allow": [*self.publish]}, "subscribe": {"allow": [*self.subscribe]}}
+
+
+def inbox_prefix_of(user: str) -> str:
+    """Return the inbox prefix of the user `user`: one that no other user name has.
+
+    The connection of that user must set it too: `natsdisc.connect(…, inbox_prefix=…)`.
+    Raises InvalidNameError.
+
+    >>> inbox_prefix_of("CN=shop")
+    '_INBOX_CN=3Dshop'
+    """
+    if not user:
+        raise InvalidNameError("the name of a user must not be empty: its inbox prefix is made of it")
+    return f"_INBOX_{keys.prefix_of(endpoints(user))}"
 
 
 def permissions(
@@ -80,18 +94,25 @@ def permissions(
     component: str | None = None,
     bucket_prefix: str = "",
     inbox_prefix: str = "_INBOX",
+    api_prefix: str = "$JS.API",
     create: bool = False,
 ) -> Permissions:
-    """The permissions of `role`, everywhere or in one namespace or component.
+    """Return the permissions of `role`, everywhere or in one namespace or component.
 
-    With `create`, a registrar may make buckets that are not there; otherwise an operator has to.
+    With `create`, a registrar may make buckets that are not there; otherwise an operator has to. A user who
+    may create a stream can read and write the whole account. `inbox_prefix` is by default that of nats-py,
+    which all users share; `inbox_prefix_of` makes one for a user alone. `api_prefix` is the prefix under
+    which the user reaches JetStream: of a domain, or of an import from another account.
     A reader of one namespace is not told what kind of stream a bucket is, for that tells all keys too.
     Raises InvalidNameError, InvalidQueryError (an operator of a namespace).
+
+    >>> permissions(Role.READER, inbox_prefix=inbox_prefix_of("ann")).subscribe[0]
+    '_INBOX_ann.>'
     """
     StreamOptions(bucket_prefix=bucket_prefix)  # raises for a bad prefix
-    tokens = inbox_prefix.split(".")
-    if not all(tokens) or not inbox_prefix.isprintable() or set(inbox_prefix) & set(" *>'\"\\"):
-        raise InvalidNameError(f"inbox_prefix must be a subject without wildcards: {inbox_prefix!r}")
+    for name, prefix in (("inbox_prefix", inbox_prefix), ("api_prefix", api_prefix)):
+        if not all(prefix.split(".")) or not prefix.isprintable() or set(prefix) & set(" *>'\"\\"):
+            raise InvalidNameError(f"{name} must be a subject without wildcards: {prefix!r}")
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
     place = keys.prefix_of(endpoints(namespace, component))
@@ -102,22 +123,22 @@ def permissions(
         bucket = f"{bucket_prefix}_{name}" if bucket_prefix else name
         stream = f"KV_{bucket}"
         publish += [
-            f"$JS.API.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
-            f"$JS.API.CONSUMER.INFO.{stream}.*",
-            f"$JS.API.CONSUMER.DELETE.{stream}.*",
+            f"{api_prefix}.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
+            f"{api_prefix}.CONSUMER.INFO.{stream}.*",
+            f"{api_prefix}.CONSUMER.DELETE.{stream}.*",
         ]
         subscribe.append(f"$JS.EVENT.ADVISORY.STREAM.CREATED.{stream}")
         if role is not Role.READER or namespace is None:
-            publish.append(f"$JS.API.STREAM.INFO.{stream}")
+            publish.append(f"{api_prefix}.STREAM.INFO.{stream}")
         if role is not Role.READER:
             publish += [
-                f"$JS.API.STREAM.MSG.GET.{stream}",
+                f"{api_prefix}.STREAM.MSG.GET.{stream}",
                 f"$KV.{bucket}.{below}",
                 f"$NATSDISC.LEASE.{bucket}.{below}",
             ]
         if role is Role.OPERATOR or (role is Role.REGISTRAR and create):
-            publish.append(f"$JS.API.STREAM.CREATE.{stream}")
+            publish.append(f"{api_prefix}.STREAM.CREATE.{stream}")
         if role is Role.OPERATOR:
-            publish.append(f"$JS.API.STREAM.UPDATE.{stream}")
+            publish.append(f"{api_prefix}.STREAM.UPDATE.{stream}")
     publish.append("$JS.FC.>")  # the answers that flow control asks for
     return Permissions(tuple(publish), tuple(subscribe))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import dataclasses
-import logging
 import math
 import secrets
 from collections import Counter
@@ -60,7 +59,7 @@ from .watch import Feed, Follower, Watch
 
 __all__ = ["Connecting", "Discovery", "connect"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 _T = TypeVar("_T")
 _InstanceT = TypeVar("_InstanceT", bound=Instance)
 

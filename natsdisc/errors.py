@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .safe import safe
+
 __all__ = [
     "AlreadyRegisteredError",
     "ClosedError",
@@ -24,7 +26,13 @@ __all__ = [
 
 
 class DiscoveryError(Exception):
-    """The root of everything natsdisc raises on purpose."""
+    """The root of everything natsdisc raises on purpose.
+
+    Its text is one line, and holds no control character that others wrote.
+    """
+
+    def __str__(self) -> str:
+        return safe(super().__str__())
 
 
 class InvalidNameError(DiscoveryError, ValueError):

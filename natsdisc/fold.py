@@ -11,7 +11,9 @@ Rules
 4. `unregistered` removes at once. `expired` and absence are held for the grace first, also when rule 2 keeps
    the key; a put that decodes ends either hold, and the same bytes again mean that nothing happened.
 5. `keep` says that a key's message is not to be believed. It is treated like a put that does not decode.
-6. Every change says what was before and after, so changes of one key can be joined, and cancel out.
+6. After `recover`, for ten times the grace, many owners may be on their way back. What expires or is absent
+   then is held until none of it has come back for three times the grace, instead of each for the grace.
+7. Every change says what was before and after, so changes of one key can be joined, and cancel out.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ __all__ = ["UNREADABLE_KEPT", "Backlog", "Change", "Fold", "few"]
 # Seconds. An owner finds out with its next renewal, after a third of its ttl (10 s unless chosen), that its
 # value was written over. The rest is for a renewal that has to be sent again, and for an election.
 UNREADABLE_KEPT = 15.0
+
+# Multiples of the grace: how long owners are waited for after `recover`, and since the last one came back.
+_RECOVERY_GRACES, _QUIET_GRACES = 10, 3
 
 # A reader that is further behind than so many changes, or than a few, looks at the whole picture again.
 _REMEMBERED = 1_000
@@ -69,6 +74,9 @@ class Fold:
         self._held: OrderedDict[str, tuple[float, RemovalReason]] = OrderedDict()
         # Rule 2: when they become `missing`. A key is in one of the two at most.
         self._unreadable: OrderedDict[str, float] = OrderedDict()
+        # Rule 6: all of these fall due at one moment.
+        self._awaited: dict[str, RemovalReason] = {}
+        self._awaited_until = self._recovery_until = float("-inf")
         self._seen: set[str] | None = None
         self.synced = False
         self.version = 0  # grows with every change
@@ -110,7 +118,12 @@ class Fold:
         """When the next held removal falls due."""
         due = [deadline for deadline, _ in islice(self._held.values(), 1)]
         due += islice(self._unreadable.values(), 1)
+        due += [self._awaited_until] if self._awaited else []
         return min(due, default=None)
+
+    def recover(self, now: float) -> None:
+        """Owners may be on their way back: hold removals as rule 6 says."""
+        self._recovery_until = now + _RECOVERY_GRACES * self._grace
 
     def begin(self) -> None:
         """A snapshot starts; one that was under way is forgotten."""
@@ -124,6 +137,8 @@ class Fold:
             if self._seen is not None:
                 self._seen.add(key)
             before = live.get(key)
+            if self._awaited and key in self._awaited:
+                self._awaited_until = min(now + _QUIET_GRACES * self._grace, self._recovery_until)
             if before is not None and values[key] == value:
                 self._let_go(key)
                 continue
@@ -163,7 +178,7 @@ class Fold:
         if self._seen is None:
             return
         for key in self._live.keys() - self._seen:
-            if key not in self._held:
+            if key not in self._held and key not in self._awaited:
                 self._hold(key, RemovalReason.MISSING, now)
         self._seen = None
         self.synced = True
@@ -181,20 +196,28 @@ class Fold:
             if deadline > now:
                 break
             changes.append(self._remove(key, RemovalReason.MISSING))
+        if self._awaited and self._awaited_until <= now:
+            changes += [self._remove(key, reason) for key, reason in list(self._awaited.items())]
         return changes
 
     def _hold(self, key: str, reason: RemovalReason, now: float) -> None:
         self._unreadable.pop(key, None)
+        if key in self._awaited or (now < self._recovery_until and key not in self._held):
+            if not self._awaited:
+                self._awaited_until = min(now + _QUIET_GRACES * self._grace, self._recovery_until)
+            self._awaited[key] = reason
+            return
         held = self._held.get(key)
         self._held[key] = (held[0] if held is not None else now + self._grace, reason)
 
     def _doubt(self, key: str, now: float) -> None:
-        if key in self._live and key not in self._held:
+        if key in self._live and key not in self._held and key not in self._awaited:
             self._unreadable.setdefault(key, now + self._patience)
 
     def _let_go(self, key: str) -> None:
         self._held.pop(key, None)
         self._unreadable.pop(key, None)
+        self._awaited.pop(key, None)
 
     def _remove(self, key: str, reason: RemovalReason) -> Change:
         self._let_go(key)

@@ -5,7 +5,6 @@ one a key, a limited number a minute, and a sum of the rest.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from . import log
 
 __all__ = ["Notices"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # A hostile writer must fill neither the log nor this memory.
 _LINES_PER_PERIOD = 100

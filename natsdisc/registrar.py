@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 import weakref
@@ -30,7 +29,7 @@ from .store import Bucket, Entry, EntryExistsError, Found, Lease, Store, Valid
 
 __all__ = ["OnChange", "Registrar", "Registration"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 OnChange = Callable[[Registration], object]
 

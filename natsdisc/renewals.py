@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -25,7 +24,7 @@ from .store import Bucket
 
 __all__ = ["Renewals"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
 _WINDOW = 0.025

@@ -12,7 +12,7 @@ from .store import Found
 
 __all__ = ["Report", "Reports"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Seconds in which registrations of the same fate are gathered, and after a line until the next of its kind.
 _GATHER, _QUIET = 0.5, 5.0

@@ -28,6 +28,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from natsdisc.errors import DiscoveryError
+from natsdisc.safe import safe_lines
 
 BINARY_VARIABLE = "NATSDISC_NATS_SERVER"
 START_TIMEOUT = 10.0  # a start takes 0.1 s; a hundred times that is no longer the machine's load
@@ -57,6 +58,9 @@ class ServerNotFoundError(ServerError):
 
 class ServerStartError(ServerError):
     """The server ended, or was not ready in time; the message holds the end of its log."""
+
+    def __str__(self) -> str:
+        return safe_lines(Exception.__str__(self))
 
 
 def find_server(binary: str | os.PathLike[str] | None = None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from .stats import Counters
 
 __all__ = ["Tasks", "bounded"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 _T = TypeVar("_T")
 
 # Seconds that a cancelled call waits for what it has begun: a server that is there answers within that.

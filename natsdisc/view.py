@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,7 +36,7 @@ from .watch import Feed, Follower
 
 __all__ = ["Selection", "View"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 _T = TypeVar("_T")
 _Instance = TypeVar("_Instance", bound=Instance, covariant=True)
 

@@ -7,7 +7,6 @@ follower does.
 from __future__ import annotations
 
 import asyncio
-import logging
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
@@ -24,7 +23,7 @@ from .store import Doubt, Reader, Sink
 
 __all__ = ["Feed", "Follower", "Watch"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # A reader with a large backlog never waits: after so many events others may use the loop.
 _TURN = 500
@@ -135,6 +134,9 @@ class Feed:
         return bool(self._followers)
 
     # The sink: the store's reader calls these.
+
+    def recover(self) -> None:
+        self._fold.recover(self._clock.time())
 
     def begin(self) -> None:
         self._fold.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -12,12 +13,14 @@ import natsdisc
 from natsdisc.errors import DiscoveryError
 
 from .acl import acl
+from .credentials import hidden
 from .demo import demo
 from .demo_worker import demo_worker
 from .doctor import doctor
 from .drain import drain
 from .failure import ExitCode, Failure
 from .ls import ls
+from .output import say_text
 from .prune import prune
 from .register import register
 from .run import Stopped
@@ -36,7 +39,7 @@ class _Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            click.echo(ctx.get_help(), err=True)
+            say_text(ctx.get_help(), err=True)
             ctx.exit(ExitCode.USAGE)
         try:
             return super().parse_args(ctx, args)
@@ -60,6 +63,12 @@ class _Group(click.Group):
             ctx.exit(ExitCode.FINE)
         except OSError as error:
             raise Failure(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            # Python would write the traceback as it is, with all that others wrote in it.
+            say_text(hidden("".join(traceback.format_exception(error)).rstrip()), err=True)
+            ctx.exit(ExitCode.FAILED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

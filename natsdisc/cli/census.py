@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from natsdisc.balance import is_draining
 from natsdisc.model import Added, Event, Instance, InstanceId, RemovalReason
+from natsdisc.safe import safe
 
-from .render import detail, printable
+from .render import detail
 
 __all__ = ["Census", "Row"]
 
@@ -81,7 +82,7 @@ class Census:
 
     def say(self, word: str, text: str) -> None:
         """Put a line between the events."""
-        self.events.append((time.strftime("%H:%M:%S"), word, printable(text)))
+        self.events.append((time.strftime("%H:%M:%S"), word, safe(text)))
 
     def _count(self, id: InstanceId, word: str, rest: str) -> None:
         self._rows.setdefault((id.namespace, id.component), Counter())[word] += 1

@@ -23,27 +23,18 @@ from natsdisc.errors import (
 from natsdisc.model import Added, EndpointSpec, Kind, Query, Removed, Transport, endpoints
 from natsdisc.store.jetstream.admin import Admin, StreamState
 
+from .audit import audit
 from .connection import Connection
+from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
 from .port import what_listens
 from .render import counted
 
-__all__ = ["Finding", "Patient", "check"]
+__all__ = ["Patient", "check"]
 
-OK, NOTE, BROKEN, SKIPPED = "ok", "note", "broken", "skipped"
 # nats-server 2.12 has message schedules (ADR-51); 2.11 everything else.
 _FOR_LEASES, _FOR_ANYTHING = (2, 12), (2, 11)
 _LEASE_TTL = 10.0
 _PROBE = "natsdisc-doctor"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line: what was looked at, how it is, and what to do if that is not good."""
-
-    check: str
-    state: str
-    text: str
-    todo: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +46,7 @@ class Patient:
     namespace: str | None
     component: str | None
     create: bool
+    audit: bool
     options: dict[str, Any]  # for buckets that are made
 
     def permissions(self, role: Role) -> Permissions:
@@ -70,9 +62,16 @@ class Patient:
 
     @property
     def place(self) -> str:
-        """The options of `natsdisc acl` for this user."""
+        """The options of `natsdisc acl` that say where this user works."""
         words = [("--namespace", self.namespace), ("--component", self.component)]
         return "".join(f" {option} {name}" for option, name in words if name is not None)
+
+    @property
+    def identity(self) -> str:
+        """The options of `natsdisc acl` that say which registry and inbox this user has."""
+        prefix = self.connection.bucket_prefix
+        bucket = f" --bucket-prefix {prefix}" if prefix else ""
+        return f"{bucket} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"
 
 
 async def check(patient: Patient) -> AsyncIterator[Finding]:
@@ -140,6 +139,9 @@ class _Examination:
         yield await self._listing()
         if self._patient.role is not Role.READER:
             yield await self._round_trip()
+        if self._patient.audit:
+            async for finding in audit(self._admin):
+                yield finding
 
     def _inbox(self) -> str:
         return str(self._patient.connection.nats_options.get("inbox_prefix", "_INBOX"))
@@ -178,7 +180,7 @@ class _Examination:
             text = f"this user is not {_article(role)}: {counted(len(missing), 'permission')} missing"
             return [Finding(f"role {role}", NOTE, text, "fine, unless it should be")]
         place = self._patient.place if role is not Role.OPERATOR else ""
-        todo = f"grant what `natsdisc acl --role {role}{place}` prints"
+        todo = f"grant what `natsdisc acl --role {role}{place}{self._patient.identity}` prints"
         return [Finding(f"role {role}", BROKEN, f"this user may not {what}", todo) for what in missing]
 
     async def _may(self, pattern: str, publish: bool) -> bool:

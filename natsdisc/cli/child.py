@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
+from .credentials import without_secrets
 from .failure import Failure
 
 __all__ = ["Child"]
@@ -22,10 +23,14 @@ class Child:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> Self:
-        """Raises Failure when it cannot be started."""
+    async def start(cls, command: Sequence[str], *, pass_credentials: bool) -> Self:
+        """Start it, without our credentials in its environment unless it should have them.
+
+        Raises Failure when it cannot be started.
+        """
+        environment = dict(os.environ) if pass_credentials else without_secrets(os.environ)
         try:
-            return cls(await asyncio.create_subprocess_exec(*command))
+            return cls(await asyncio.create_subprocess_exec(*command, env=environment))
         except OSError as error:
             raise Failure(f"{command[0]} cannot be started: {error.strerror or error}") from error
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,8 +14,13 @@ import click
 from click.core import ParameterSource
 
 import natsdisc
+from natsdisc import Discovery
+from natsdisc.safe import without_credentials
 
 from .context import load_context
+from .credentials import hide, read_secret, split_url
+from .progress import progress
+from .waiting import Tell, Waiting
 
 __all__ = ["Connection", "connection_options"]
 
@@ -35,6 +41,8 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
     ),
     click.option(
         "--context",
+        envvar="NATS_CONTEXT",
+        show_envvar=True,
         metavar="NAME",
         help="A context of the nats command. Options win over it; it wins over the environment.",
     ),
@@ -49,8 +57,33 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         "--nkey", type=_FILE, envvar="NATS_NKEY", show_envvar=True, help="A file with an NKey seed."
     ),
     click.option("--user", envvar="NATS_USER", show_envvar=True, help="A user name."),
-    click.option("--password", envvar="NATS_PASSWORD", show_envvar=True, help="The user's password."),
-    click.option("--token", envvar="NATS_TOKEN", show_envvar=True, help="An authentication token."),
+    click.option(
+        "--password",
+        envvar="NATS_PASSWORD",
+        show_envvar=True,
+        help="The user's password. Everybody on this machine can read it in the list of processes: give a "
+        "--password-file, or the variable.",
+    ),
+    click.option(
+        "--password-file",
+        type=_FILE,
+        envvar="NATS_PASSWORD_FILE",
+        show_envvar=True,
+        help="A file whose first line is the password.",
+    ),
+    click.option(
+        "--token",
+        envvar="NATS_TOKEN",
+        show_envvar=True,
+        help="An authentication token. It shows in the list of processes, as --password does.",
+    ),
+    click.option(
+        "--token-file",
+        type=_FILE,
+        envvar="NATS_TOKEN_FILE",
+        show_envvar=True,
+        help="A file whose first line is the token.",
+    ),
     click.option(
         "--tlscert", "cert", type=_FILE, envvar="NATS_CERT", show_envvar=True, help="Our TLS certificate."
     ),
@@ -77,9 +110,16 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         metavar="SUBJECT",
         help="Where to be answered, for a user that may not listen to _INBOX.>.",
     ),
-    click.option("--bucket-prefix", default="", help="Which of several registries on the server."),
+    click.option(
+        "--bucket-prefix",
+        default="",
+        envvar="NATSDISC_BUCKET_PREFIX",
+        show_envvar=True,
+        help="Which of several registries on the server.",
+    ),
 )
 _SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca", "inbox_prefix")
+_SECRET_FILES = {"password_file": "password", "token_file": "token"}
 # Ways to log in exclude each other: one that is given hides the others of the layers below.
 _LOGIN = {"creds": "creds", "nkey": "nkey", "user": "user", "password": "user", "token": "token"}
 
@@ -92,11 +132,26 @@ class Connection:
     bucket_prefix: str
     nats_options: Mapping[str, Any] = field(repr=False)
 
-    def open(self, **options: Any) -> natsdisc.Connecting:
-        """A Discovery with these `options` of `natsdisc.connect`."""
-        return natsdisc.connect(
-            self.servers, bucket_prefix=self.bucket_prefix, **options, **self.nats_options
+    @property
+    def place(self) -> str:
+        """The servers, as messages name them."""
+        return without_credentials(self.servers)
+
+    @asynccontextmanager
+    async def open(self, *, tell: Tell | None = None, **options: Any) -> AsyncIterator[Discovery]:
+        """Yield a Discovery with these `options` of `natsdisc.connect`.
+
+        `tell` is called with a text when the server goes away, again while it stays away, and when it is
+        back; without it the text goes to stderr. Raises what `natsdisc.connect` raises.
+        """
+        waiting = Waiting(self.place, tell)
+        connecting = natsdisc.connect(
+            self.servers, bucket_prefix=self.bucket_prefix, **options, **self.nats_options, **waiting.options
         )
+        async with progress(f"connecting to {self.place}"):
+            discovery = await connecting
+        async with discovery, waiting.during(discovery):
+            yield discovery
 
 
 def connection_options(command: _F) -> _F:
@@ -106,11 +161,17 @@ def connection_options(command: _F) -> _F:
     def with_connection(*args: Any, context: str | None, bucket_prefix: str, **others: Any) -> Any:
         given: dict[str, str] = {}
         environment: dict[str, str] = {}
-        for name in _SETTINGS:
+        for name in (*_SETTINGS, *_SECRET_FILES):
             value = others.pop(name)
             if value:
                 source = click.get_current_context().get_parameter_source(name)
-                (environment if source is ParameterSource.ENVIRONMENT else given)[name] = value
+                layer = environment if source is ParameterSource.ENVIRONMENT else given
+                if name in _SECRET_FILES:
+                    option = f"--{name.replace('_', '-')}"
+                    name, value = _SECRET_FILES[name], read_secret(value, option)
+                    if name in layer:
+                        raise click.UsageError(f"{option} and --{name} exclude each other.")
+                layer[name] = value
         named = load_context(context) if context is not None else {}
         connection = _connection(_layered(given, named, environment), bucket_prefix)
         return command(*args, connection=connection, **others)
@@ -138,6 +199,11 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str) -> Connection:
         raise click.UsageError("--server names no server.")
     if ("creds" in settings or "nkey" in settings) and importlib.util.find_spec("nkeys") is None:
         raise click.UsageError("Credentials files and NKeys need a package: pip install nkeys")
+    urls, login = _separated(urls)
+    if not any(name in settings for name in _LOGIN):
+        settings = {**settings, **login}
+    for name in ("password", "token"):
+        hide(settings.get(name))
     names = {"creds": "user_credentials", "nkey": "nkeys_seed"}
     options: dict[str, Any] = {
         names.get(name, name): settings[name]
@@ -148,6 +214,23 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str) -> Connection:
     if tls is not None:
         options["tls"] = tls
     return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options)
+
+
+def _separated(urls: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the URLs without the credentials in them, and these, if all that have some have the same."""
+    parts = [split_url(url) for url in urls]
+    logins = {(user, password) for _, user, password in parts if user is not None}
+    for user, password in logins:
+        hide(user if password is None else password)
+    if len(logins) > 1:
+        raise click.UsageError(
+            "The URLs of --server hold different credentials: use --user with --password-file, or --creds."
+        )
+    bare = [url for url, _, _ in parts]
+    for user, password in logins:
+        assert user is not None
+        return bare, {"token": user} if password is None else {"user": user, "password": password}
+    return bare, {}
 
 
 def _tls(cert: str | None, key: str | None, ca: str | None) -> ssl.SSLContext | None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
@@ -17,7 +16,8 @@ from rich.text import Text
 from natsdisc.model import Added, EndpointInstance, Event, Instance, InstanceId
 
 from .demo_fleet import Worker
-from .render import detail, on_terminal, printable
+from .output import cell, on_terminal, say
+from .render import detail
 
 __all__ = ["Registry", "Screen"]
 
@@ -111,11 +111,11 @@ class Screen:
     def say(self, word: str, text: str) -> None:
         """Show one line."""
         line = Text(f"{self.elapsed:5.1f} s  ", "dim").append(f"{word:8}", _STYLES.get(word, "bold"))
-        line.append(f"  {printable(text)}", "not dim")
+        line.append_text(cell(f"  {text}", "not dim"))
         if self._live is not None:
             self._console.print(line, soft_wrap=True)
         else:
-            click.echo(line.plain)
+            say(line.plain)
 
     def _table(self) -> Table:
         table = Table(
@@ -133,8 +133,8 @@ class Screen:
             id = instance.id
             state = self._registry.states[id]
             table.add_row(
-                printable(str(id)),
-                _serves(instance),
+                cell(str(id)),
+                cell(_serves(instance)),
                 self._worker(id),
                 Text(state, _STYLES.get(state, "")),
                 style="" if state == "live" else "dim",
@@ -152,7 +152,7 @@ class Screen:
 def _serves(instance: Instance) -> str:
     """Short enough for 80 columns."""
     if isinstance(instance, EndpointInstance):
-        return printable(str(instance.transport.address))
+        return str(instance.transport.address)
     return f"model {detail(instance)}"
 
 

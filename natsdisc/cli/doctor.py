@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import click
 
 from natsdisc.acl import Role
 
-from .checks import BROKEN, NOTE, OK, SKIPPED, Finding, Patient, check
+from .checks import Patient, check
 from .connection import Connection, connection_options
+from .credentials import hidden
 from .failure import ExitCode
+from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
+from .output import pretty, say, say_json
 from .progress import progress
-from .render import json_option, on_terminal, printable
+from .render import json_option
 from .run import run
 
 __all__ = ["doctor"]
@@ -40,6 +42,11 @@ _COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
     show_default=True,
     help="Of new buckets.",
 )
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Also look for schedules and entries that no natsdisc registrar wrote; needs an operator's rights.",
+)
 @json_option
 @connection_options
 def doctor(
@@ -49,6 +56,7 @@ def doctor(
     create: bool,
     replicas: int,
     storage: str,
+    audit: bool,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -56,6 +64,10 @@ def doctor(
 
     It connects, asks what this user may do, looks at the buckets, and registers, sees and unregisters an
     endpoint of its own. It ends with 1 when something is broken.
+
+    With --audit it looks at each message of the buckets. It names schedules that are no lease (they can write
+    to any key, again and again), what else lies in the place of leases, values that are no registration, and
+    values that another program wrote. `natsdisc prune --foreign-schedules` ends the first two.
     """
     if component is not None and namespace is None:
         raise click.UsageError("--component needs its --namespace.")
@@ -65,12 +77,13 @@ def doctor(
         namespace=namespace,
         component=component,
         create=create,
+        audit=audit,
         options={"replicas": replicas, "storage": storage},
     )
     patient.permissions(patient.role)  # bad names are told before anything is asked
     findings = run(_examine(patient, as_json))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        say_json(pretty([dataclasses.asdict(finding) for finding in findings]))
     if any(finding.state == BROKEN for finding in findings):
         click.get_current_context().exit(ExitCode.FAILED)
 
@@ -79,19 +92,17 @@ async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
     findings: list[Finding] = []
     work = check(patient)
     while True:
-        async with progress("checking"):
+        async with progress("checking", in_logs=False):
             finding = await anext(work, None)
         if finding is None:
             return findings
+        finding = dataclasses.replace(finding, text=hidden(finding.text), todo=hidden(finding.todo))
         findings.append(finding)
         if not quiet:
             _show(finding)
 
 
 def _show(finding: Finding) -> None:
-    state = f"{finding.state:8}"
-    if on_terminal():
-        state = click.style(state, fg=_COLOURS[finding.state])
-    click.echo(f"{state}{finding.check:20}{printable(finding.text)}")
+    say((f"{finding.state:8}", _COLOURS[finding.state]), f"{finding.check:20}{finding.text}")
     if finding.todo:
-        click.echo(f"{'':28}-> {printable(finding.todo)}")
+        say(f"{'':28}-> {finding.todo}")

@@ -11,9 +11,10 @@ from natsdisc.errors import ConflictError
 from natsdisc.model import EndpointInstance, Kind
 
 from .connection import Connection, connection_options
+from .output import say, say_json
 from .place import Place, find, places_arguments
 from .progress import progress
-from .render import instances_json, json_option, printable
+from .render import instances_json, json_option
 from .run import run
 
 __all__ = ["drain"]
@@ -33,7 +34,7 @@ def drain(kind: Kind, places: Sequence[Place], as_json: bool, connection: Connec
     """
     marked = run(_drain(connection, places, as_json))
     if as_json:
-        click.echo(instances_json(marked))
+        say_json(instances_json(marked))
 
 
 async def _drain(connection: Connection, places: Sequence[Place], quiet: bool) -> list[EndpointInstance]:
@@ -44,7 +45,7 @@ async def _drain(connection: Connection, places: Sequence[Place], quiet: bool) -
             marked.append(await _drain_one(discovery, place))
             if not quiet:
                 state.clear()
-                click.echo(f"draining  {printable(str(marked[-1].id))}")
+                say(f"draining  {marked[-1].id}")
     return marked
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import IO, Any, Self
 
@@ -17,11 +17,12 @@ from natsdisc.errors import (
     PermissionDeniedError,
     StoreUnavailableError,
 )
+from natsdisc.safe import safe
+
+from .credentials import hidden
+from .output import say
 
 __all__ = ["ExitCode", "Failure"]
-
-# Errors quote the server's URL, and a URL may hold a password.
-_USERINFO = re.compile(r"(?<=://)[^/@\s,'\"]+@")
 
 
 class ExitCode(IntEnum):
@@ -45,17 +46,22 @@ _CODES: tuple[tuple[type[DiscoveryError], ExitCode], ...] = (
 
 
 class Failure(click.ClickException):
-    """Ends the command with `natsdisc: error: …` and an exit code."""
+    """The end of a command with `natsdisc: error: …`, lines of `details` below it, and an exit code."""
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(_USERINFO.sub("***@", message))
+    def __init__(
+        self, message: str, exit_code: ExitCode = ExitCode.FAILED, *, details: Sequence[str] = ()
+    ) -> None:
+        # Errors quote the server's URL, and a URL may hold a password.
+        super().__init__(safe(hidden(message)))
+        self.details = tuple(map(hidden, details))
         self.exit_code = int(exit_code)  # type: ignore[misc]  # click reads it from the instance
 
     @classmethod
     def of(cls, error: DiscoveryError) -> Self:
-        """The failure that `error` means."""
+        """Return the failure that `error` means; only an embedded server's error has more than one line."""
         code = next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
-        return cls(str(error), code)
+        first, *rest = str(error).split("\n")
+        return cls(first, code, details=[line.strip() for line in rest])
 
     @classmethod
     def of_usage(cls, error: click.UsageError) -> Self:
@@ -65,4 +71,6 @@ class Failure(click.ClickException):
         return cls(f"{text.rstrip('.')} (see {command} --help)", ExitCode.USAGE)
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"natsdisc: error: {self.message}", file=file, err=True)
+        say(f"natsdisc: error: {self.message}", err=True)
+        for line in self.details:
+            say(f"  {line}", err=True)

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
-import click
-
 from natsdisc import Discovery, wire
 from natsdisc.model import EndpointSpec, Instance
+from natsdisc.safe import safe_json
 
 from .child import Child
 from .connection import Connection
 from .failure import Failure
-from .render import printable
+from .output import say
+from .progress import progress
 from .run import taking_signals
+from .waiting import tell_on_stderr
 
 __all__ = ["Holding"]
 
@@ -47,14 +48,17 @@ class Holding:
         drain: float,
         command: Sequence[str] | None,
         with_parent: bool,
+        pass_credentials: bool,
         as_json: bool,
     ) -> None:
         self._spec = spec
         self._drain = drain
         self._command = command
         self._as_json = as_json
+        self._pass_credentials = pass_credentials
         self._parent = os.getppid() if with_parent else None
         self._ends: asyncio.Queue[_End] = asyncio.Queue()
+        self._leaving = False
 
     async def hold(self, connection: Connection, **options: Any) -> int:
         """Hold it until something ends it; the exit code. The registration is gone when this returns.
@@ -62,12 +66,17 @@ class Holding:
         Raises Failure, and what `connect` and `Discovery.register` raise; the program has ended then too.
         """
         lost = self._note_lost
-        async with connection.open(on_lost=lost, **options) as discovery:
+        async with connection.open(tell=self._tell, on_lost=lost, **options) as discovery:
             with taking_signals(self._ends.put_nowait):
                 if self._command is None:
                     await self._until_the_end(discovery, None)
                     return 0
-                return await self._with_program(discovery, await Child.start(self._command))
+                child = await Child.start(self._command, pass_credentials=self._pass_credentials)
+                return await self._with_program(discovery, child)
+
+    def _tell(self, text: str) -> None:
+        if not self._leaving:  # then the connection is closed by us
+            tell_on_stderr(text)
 
     def _note_lost(self, _: object) -> None:
         self._ends.put_nowait(_Reason.LOST)
@@ -116,10 +125,11 @@ class Holding:
         ending = asyncio.create_task(self._ends.get())
         registering = asyncio.create_task(discovery.register(self._spec))
         try:
-            await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
+            async with progress(f"registering {self._spec_id(discovery)}"):
+                await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
             if registering.done():
                 # A program's output is its own.
-                click.echo(self._described(registering.result()), err=child is not None)
+                say(self._described(registering.result()), err=child is not None)
             return await ending
         finally:
             for task in (ending, registering):
@@ -127,13 +137,14 @@ class Holding:
             await asyncio.gather(ending, registering, return_exceptions=True)
 
     def _described(self, instance: Instance) -> str:
-        return wire.dumps(instance).decode() if self._as_json else printable(str(instance.id))
+        return safe_json(wire.dumps(instance).decode()) if self._as_json else str(instance.id)
 
     async def _leave(self, discovery: Discovery, *, drained: bool) -> None:
         """Unregister; the wait for those who still use it ends with the next thing that happens."""
+        self._leaving = True
         if drained and self._drain > 0:
             if sys.stdin.isatty():
-                click.echo(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)
+                say(f"natsdisc: draining for {self._drain:g} s; Ctrl-C again ends that", err=True)
             closing = asyncio.create_task(discovery.close(drain=self._drain))
             hurrying = asyncio.create_task(self._ends.get())
             try:
@@ -155,4 +166,4 @@ class Holding:
         await watching
 
     def _spec_id(self, discovery: Discovery) -> str:
-        return printable(str(self._spec.with_instance_id(discovery.instance_id).id))
+        return str(self._spec.with_instance_id(discovery.instance_id).id)

@@ -7,9 +7,10 @@ import click
 from natsdisc.model import Instance, Query
 
 from .connection import Connection, connection_options
+from .output import say, say_json
 from .progress import progress
 from .query import query_arguments
-from .render import instances_json, json_option, printable, rows_of, show_table
+from .render import instances_json, json_option, rows_of, show_table
 from .run import run
 
 __all__ = ["ls"]
@@ -26,13 +27,13 @@ def ls(query: Query, as_json: bool, connection: Connection) -> None:
     """
     instances = run(_list(connection, query))
     if as_json:
-        click.echo(instances_json(instances))
+        say_json(instances_json(instances))
     elif instances:
         show_table(*rows_of(query.kind, instances))
     else:
-        click.echo(f"natsdisc: no {query} registered", err=True)
+        say(f"natsdisc: no {query} registered", err=True)
 
 
 async def _list(connection: Connection, query: Query) -> list[Instance]:
-    async with progress(f"listing {printable(str(query))}"), connection.open() as discovery:
+    async with progress(f"listing {query}"), connection.open() as discovery:
         return await discovery.list(query)

@@ -11,10 +11,10 @@ import click
 import natsdisc
 from natsdisc import Discovery
 from natsdisc.model import EndpointInstanceId, Instance, InstanceId, Kind, ModelCardInstanceId, Query
+from natsdisc.safe import safe
 
 from .failure import Failure
 from .options import instance_id_option
-from .render import printable
 
 __all__ = ["Place", "find", "places_arguments"]
 
@@ -66,12 +66,10 @@ async def find(discovery: Discovery, kind: Kind, places: Sequence[Place]) -> lis
     for place in places:
         same = [one for one in await discovery.list(_query(kind, place)) if _is_at(one, place)]
         if not same:
-            raise Failure(f"no {kind} is registered as {printable(str(place))}")
+            raise Failure(f"no {kind} is registered as {place}")
         if len(same) > 1:
             words = [f"{one.namespace!r} {one.component!r} {one.endpoint!r}" for one in same]
-            raise Failure(
-                f"{printable(str(place))} means {' and '.join(words)}: use NS COMPONENT ENDPOINT --id HEX"
-            )
+            raise Failure(f"{place} means {' and '.join(words)}: use NS COMPONENT ENDPOINT --id HEX")
         found += same
     return found
 
@@ -93,7 +91,7 @@ def _exact(kind: Kind, names: tuple[str, ...], instance_id: int, suffix: str | N
 
 
 def _is_at(instance: Instance, place: Place) -> bool:
-    return printable(str(instance.id)) == place if isinstance(place, str) else instance.id == place
+    return safe(str(instance.id)) == place if isinstance(place, str) else instance.id == place
 
 
 def _query(kind: Kind, place: Place) -> Query:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
-import click
+from .output import on_terminal, overwrite, say
+from .waiting import growing
 
 __all__ = ["Progress", "progress"]
 
 _SILENT_FOR = 1.0  # seconds
+# In a log a line stays, and what fails within this time (seconds) says so in one line.
+_SILENT_IN_LOGS = 3.0
 _EVERY = 0.5
+
+# A command that already says what it does needs no second line from what it calls.
+_telling: ContextVar[bool] = ContextVar("natsdisc_progress", default=False)
 
 
 class Progress:
@@ -32,32 +39,48 @@ class Progress:
     def show(self) -> None:
         """Say it, over what was said before."""
         text = f"natsdisc: {self}"
-        click.echo(f"\r{text:{self._shown}}", nl=False, err=True)
+        overwrite(text, self._shown)
         self._shown = len(text)
 
     def clear(self) -> None:
         """Make room for other lines."""
         if self._shown:
-            click.echo(f"\r{'':{self._shown}}\r", nl=False, err=True)
+            overwrite("", self._shown)
+            overwrite("", 0)
         self._shown = 0
 
 
 @asynccontextmanager
-async def progress(what: str) -> AsyncIterator[Progress]:
-    """After a second, say on a terminal what is going on, until it is done."""
+async def progress(what: str, *, in_logs: bool = True) -> AsyncIterator[Progress]:
+    """Say what is going on until it is done, after a moment of silence.
+
+    On a terminal it is one line that goes away; elsewhere a line now and then, with growing pauses, or with
+    `in_logs=False` nothing.
+    """
     state = Progress(what)
-    telling = asyncio.create_task(_tell(state)) if sys.stderr.isatty() else None
+    if _telling.get() or not (in_logs or on_terminal(err=True)):
+        yield state
+        return
+    token = _telling.set(True)
+    telling = asyncio.create_task(_draw(state) if on_terminal(err=True) else _tell(state))
     try:
         yield state
     finally:
-        if telling is not None:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+        _telling.reset(token)
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
         state.clear()
 
 
-async def _tell(state: Progress) -> None:
+async def _draw(state: Progress) -> None:
     await asyncio.sleep(_SILENT_FOR)
     while True:
         state.show()
         await asyncio.sleep(_EVERY)
+
+
+async def _tell(state: Progress) -> None:
+    began = time.monotonic()
+    for moment in (_SILENT_IN_LOGS, *growing()):
+        await asyncio.sleep(max(0.0, began + moment - time.monotonic()))
+        say(f"natsdisc: still {state}, for {time.monotonic() - began:.0f} s now", err=True)

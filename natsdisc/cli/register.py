@@ -114,6 +114,11 @@ class _WithCommand(click.Command):
     help="Stop too when the process that started this one ends, such as a shell that is killed.  "
     "[default: with a COMMAND, unless under nohup]",
 )
+@click.option(
+    "--pass-credentials",
+    is_flag=True,
+    help="Leave NATS_PASSWORD, NATS_TOKEN, NATS_CREDS and the like in the environment of COMMAND.",
+)
 @json_option
 @connection_options
 def register(
@@ -126,6 +131,7 @@ def register(
     ttl: float | None,
     drain: float,
     with_parent: bool | None,
+    pass_credentials: bool,
     as_json: bool,
     connection: Connection,
 ) -> None:
@@ -135,7 +141,9 @@ def register(
 
     With `-- COMMAND` it runs a program, whatever it is written in, and the endpoint is registered while that
     lives. The program is stopped by the same signal, after the endpoint is unregistered, and its exit code
-    is ours (128 and the signal's number if one ended it). The id then goes to stderr.
+    is ours (128 and the signal's number if one ended it). The id then goes to stderr. The program's
+    environment holds no credentials of NATS (NATS_PASSWORD, NATS_CREDS and the like), unless you say
+    --pass-credentials.
 
     If this command is killed (kill -9), the endpoint goes when its lease ends; the program goes on.
     """
@@ -144,7 +152,14 @@ def register(
     spec = EndpointSpec(namespace, component, endpoint, transport=transport, metadata=metadata)
     if with_parent is None:
         with_parent = command is not None and not survives_hangup()
-    holding = Holding(spec, drain=drain, command=command, with_parent=with_parent, as_json=as_json)
+    holding = Holding(
+        spec,
+        drain=drain,
+        command=command,
+        with_parent=with_parent,
+        pass_credentials=pass_credentials,
+        as_json=as_json,
+    )
     try:
         code = run(holding.hold(connection, instance_id=instance_id, lease_ttl=ttl))
     except Stopped:

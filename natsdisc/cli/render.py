@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -12,11 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from natsdisc import wire
 from natsdisc.balance import is_draining
 from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
+from natsdisc.safe import safe, safe_json
+
+from .output import cell, on_terminal, say
 
 __all__ = [
     "counted",
@@ -24,8 +25,6 @@ __all__ = [
     "event_json",
     "instances_json",
     "json_option",
-    "on_terminal",
-    "printable",
     "rows_of",
     "show_table",
 ]
@@ -40,42 +39,30 @@ def json_option(command: _F) -> _F:
     return click.option("--json", "as_json", is_flag=True, help="JSON for programs.")(command)
 
 
-def on_terminal() -> bool:
-    """Whether a person looks at stdout."""
-    return sys.stdout.isatty()
-
-
-def printable(text: str) -> str:
-    """`text` with what a terminal would obey, or a line would break at, escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def counted(number: int, noun: str) -> str:
     """As in "1 message", "2 messages"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def instances_json(instances: Iterable[Instance]) -> str:
-    """One array of the objects as they are on the wire, one a line."""
-    lines = ",\n".join(wire.dumps(instance).decode() for instance in instances)
+    """Return one array of the objects as they are on the wire, one a line."""
+    lines = ",\n".join(safe_json(wire.dumps(instance).decode()) for instance in instances)
     return f"[\n{lines}\n]" if lines else "[]"
 
 
 def event_json(event: Event) -> str:
-    """One line."""
+    """Return an event as one line of JSON."""
     if isinstance(event, Added):
-        return f'{{"event":"added","instance":{wire.dumps(event.instance).decode()}}}'
+        return safe_json(f'{{"event":"added","instance":{wire.dumps(event.instance).decode()}}}')
     fields = {"event": "removed", "id": str(event.id), "reason": event.reason}
-    return _compact(fields)
+    return safe_json(_compact(fields))
 
 
 def detail(instance: Instance) -> str:
     """What an instance is, in a few words: where it is reached, or which model it is."""
     if isinstance(instance, EndpointInstance):
         mark = "  draining" if is_draining(instance) else ""
-        return printable(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
+        return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
     return _model_name(instance.card)
 
 
@@ -84,7 +71,7 @@ def rows_of(kind: Kind, instances: Sequence[Instance]) -> tuple[list[str], list[
     head = ["NAMESPACE", "COMPONENT", "ENDPOINT", "INSTANCE"]
     head += ["TRANSPORT", "ADDRESS", "METADATA"] if kind is Kind.ENDPOINT else ["SUFFIX", "MODEL", "CARD"]
     optional = "METADATA" if kind is Kind.ENDPOINT else "SUFFIX"
-    rows = [[printable(cell) for cell in _cells(instance)] for instance in instances]
+    rows = [[safe(cell) for cell in _cells(instance)] for instance in instances]
     at = head.index(optional)
     if not any(row[at] for row in rows):
         for cells in (head, *rows):
@@ -99,13 +86,13 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for title in head:
             table.add_column(title.capitalize(), overflow="fold", no_wrap=title not in _LONG)
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(cell, row))
         Console().print(table)
         return
     widths = [max(map(cell_len, column)) + _GAP for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        click.echo("".join(padded).rstrip())
+        say("".join(padded).rstrip())
 
 
 def _cells(instance: Instance) -> list[str]:
@@ -119,7 +106,7 @@ def _cells(instance: Instance) -> list[str]:
 
 def _model_name(card: Any) -> str:
     name = card.get("display_name") if isinstance(card, dict) else None
-    return printable(name) if isinstance(name, str) and name else "-"
+    return safe(name) if isinstance(name, str) and name else "-"
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-import click
+from .credentials import hidden
+from .output import say, say_text
 
 __all__ = ["Stopped", "run", "run_until_stopped", "survives_hangup", "taking_signals"]
 
@@ -40,6 +41,8 @@ def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False) -> _T:
         logger.propagate = False
         # It warns at the end of every TLS connection, about streams that are not ours.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
+        # Without a handler Python itself writes what nats-py and asyncio log, as it is.
+        logging.getLogger().addHandler(_Others())
     try:
         return asyncio.run(_guarded(work, needs_reader))
     except KeyboardInterrupt:  # where loops take no signal handlers
@@ -129,4 +132,14 @@ class _Stderr(logging.Handler):
         # What ends a watch is raised as well, and told then.
         if record.name != "natsdisc.watch" or record.levelno < logging.ERROR:
             word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-            click.echo(f"natsdisc: {word}{record.getMessage()}", err=True)
+            say(f"natsdisc: {word}{hidden(record.getMessage())}", err=True)
+
+
+class _Others(logging.Handler):
+    """Warnings of the libraries below, tracebacks included, with nothing in them that a terminal obeys."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say_text(hidden(self.format(record)), err=True)

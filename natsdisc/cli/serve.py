@@ -10,6 +10,7 @@ import click
 from natsdisc.server import NatsServer
 
 from .failure import Failure
+from .output import say
 from .run import run_until_stopped
 
 __all__ = ["serve"]
@@ -51,10 +52,10 @@ def serve(port: int, store_dir: Path | None, config: Path | None) -> None:
 
 async def _serve(server: NatsServer, temporary: bool) -> None:
     async with server:
-        click.echo(server.url)
+        say(server.url)
         fate = "removed at the end" if temporary else "kept"
-        click.echo(f"nats-server {server.version}, data in {server.store_dir} ({fate}); Ctrl-C ends")
+        say(f"nats-server {server.version}, data in {server.store_dir} ({fate}); Ctrl-C ends")
         while server.running:  # noqa: ASYNC110 - a server has no event for its end
             await asyncio.sleep(_POLL_INTERVAL)
-        tail = "\n  ".join(server.log.splitlines()[-_LOG_TAIL:])
-        raise Failure(f"the nats-server has ended by itself; the end of its log:\n  {tail}")
+        tail = server.log.splitlines()[-_LOG_TAIL:]
+        raise Failure("the nats-server has ended by itself; the end of its log:", details=tail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,9 @@ from natsdisc.model import Kind
 from natsdisc.store.jetstream.admin import Admin, Server, StreamState
 
 from .connection import Connection, connection_options
+from .output import pretty, say, say_json
 from .progress import progress
-from .render import counted, json_option, on_terminal, printable
+from .render import counted, json_option
 from .run import run
 
 __all__ = ["status"]
@@ -57,7 +57,7 @@ def status(as_json: bool, connection: Connection) -> None:
     """
     server, buckets = run(_look(connection))
     if as_json:
-        click.echo(json.dumps(_json(server, buckets), indent=2, ensure_ascii=False))
+        say_json(pretty(_json(server, buckets)))
     else:
         _show(server, buckets)
 
@@ -119,24 +119,25 @@ def _servers(state: StreamState) -> str:
 
 def _show(server: Server, buckets: dict[str, _Bucket | None]) -> None:
     cluster = f", {server.name} of cluster {server.cluster}" if server.cluster else ""
-    click.echo(f"natsdisc {natsdisc.__version__}")
-    click.echo(f"server   {printable(server.url)}, nats-server {server.version}{printable(cluster)}")
+    say(f"natsdisc {natsdisc.__version__}")
+    say(f"server   {server.url}, nats-server {server.version}{cluster}")
     for name, bucket in buckets.items():
         if bucket is None:
-            click.echo(f"\n{name}  is not there yet")
+            say()
+            say(f"{name}  is not there yet")
             continue
         state = bucket.state
-        click.echo(f"\n{printable(state.bucket)}")
+        say()
+        say(state.bucket)
         bare = f", {bucket.without_lease} of them without a lease" if bucket.without_lease else ""
-        click.echo(f"  entries     {bucket.entries}{bare}")
-        click.echo(f"  leases      {bucket.leases}")
-        click.echo(f"  tombstones  {bucket.tombstones}")
-        click.echo(f"  watches     {state.consumers}")
-        click.echo(f"  written     {counted(state.written, 'message')} since it was made")
+        say(f"  entries     {bucket.entries}{bare}")
+        say(f"  leases      {bucket.leases}")
+        say(f"  tombstones  {bucket.tombstones}")
+        say(f"  watches     {state.consumers}")
+        say(f"  written     {counted(state.written, 'message')} since it was made")
         stored = f"{counted(state.messages, 'message')}, {counted(state.size, 'byte')}"
-        click.echo(f"  stored      {stored} on {state.storage}")
+        say(f"  stored      {stored} on {state.storage}")
         if state.clustered:
-            click.echo(f"  servers     {printable(_servers(state))}")
+            say(f"  servers     {_servers(state)}")
         for fault in bucket.degraded:
-            line = f"  degraded    {printable(fault)}"
-            click.echo(click.style(line, fg="yellow") if on_terminal() else line)
+            say((f"  degraded    {fault}", "yellow"))

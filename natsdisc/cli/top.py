@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import Any
 
@@ -19,9 +18,11 @@ from natsdisc.model import Instance, Query
 
 from .census import Census
 from .connection import Connection, connection_options
+from .credentials import hidden
+from .output import cell, on_terminal, pretty, say, say_json
 from .progress import progress
 from .query import query_arguments
-from .render import counted, json_option, on_terminal, printable, show_table
+from .render import counted, json_option, show_table
 from .run import run, run_until_stopped
 
 __all__ = ["top"]
@@ -49,13 +50,15 @@ def top(query: Query, once: bool, as_json: bool, connection: Connection) -> None
     if once or as_json or not on_terminal():
         run(_once(connection, query, census))
         if as_json:
-            click.echo(json.dumps(_json(query, census), indent=2, ensure_ascii=False))
+            say_json(pretty(_json(query, census)))
         else:
             _print(query, census)
     else:
         # Warnings belong between the events, not over the picture.
         logging.getLogger("natsdisc").addHandler(_Into(census))
         logging.getLogger("natsdisc").propagate = False
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
+        logging.getLogger().addHandler(_Into(census))
         run_until_stopped(_draw(connection, query, census))
 
 
@@ -65,7 +68,10 @@ async def _once(connection: Connection, query: Query, census: Census) -> None:
 
 
 async def _draw(connection: Connection, query: Query, census: Census) -> None:
-    async with connection.open() as discovery, discovery.view(query) as view:
+    def tell(text: str) -> None:
+        census.say("waiting", hidden(text))
+
+    async with connection.open(tell=tell) as discovery, discovery.view(query) as view:
         census.begin(view.instances)
         view.subscribe(census.take)
         screen = _Screen(query, census, view)
@@ -102,12 +108,12 @@ class _Screen:
         for title in _HEAD:
             table.add_column(title.capitalize(), justify="left" if title in _HEAD[:2] else "right")
         for row in _cells(self._census)[:room]:
-            table.add_row(*map(Text, row))
+            table.add_row(*map(cell, row))
         more = f"  and {len(rows) - room} more components" if len(rows) > room else ""
         return Group(self._title(), table, Text(more, "dim"), self._events(height - _OVERHEAD - room))
 
     def _title(self) -> Text:
-        text = Text(f"{printable(str(self._query))}  ", "bold")
+        text = cell(f"{self._query}  ", "bold")
         text.append(_summary(self._census), "not bold")
         if self._view.age > _FRESH:
             text.append(f"  NOT CONNECTED, this is {self._view.age:.0f} s old", "red")
@@ -128,7 +134,7 @@ class _Into(logging.Handler):
         self._census = census
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._census.say(record.levelname.lower(), record.getMessage())
+        self._census.say(record.levelname.lower(), hidden(record.getMessage()))
 
 
 def _summary(census: Census) -> str:
@@ -142,8 +148,8 @@ def _summary(census: Census) -> str:
 def _cells(census: Census) -> list[list[str]]:
     return [
         [
-            printable(row.namespace),
-            printable(row.component),
+            row.namespace,
+            row.component,
             str(row.instances),
             str(row.draining),
             str(row.counts["added"]),
@@ -156,7 +162,7 @@ def _cells(census: Census) -> list[list[str]]:
 
 
 def _print(query: Query, census: Census) -> None:
-    click.echo(f"{printable(str(query))}  {counted(len(census.live), 'instance')}")
+    say(f"{query}  {counted(len(census.live), 'instance')}")
     show_table(_HEAD[:4], [cells[:4] for cells in _cells(census)])
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 from rich.tree import Tree
 
 import natsdisc
@@ -15,8 +13,9 @@ from natsdisc.balance import is_draining
 from natsdisc.model import Instance, ModelInstance
 
 from .connection import Connection, connection_options
+from .output import cell, on_terminal, pretty, say, say_json
 from .progress import progress
-from .render import detail, json_option, on_terminal, printable
+from .render import detail, json_option
 from .run import run
 
 __all__ = ["tree"]
@@ -37,9 +36,9 @@ def tree(namespace: str | None, component: str | None, as_json: bool, connection
     queries = natsdisc.endpoints(namespace, component), natsdisc.models(namespace, component)
     branches = run(_grow(connection, queries))
     if as_json:
-        click.echo(json.dumps(_paths(branches), indent=2, ensure_ascii=False))
+        say_json(pretty(_paths(branches)))
     elif not branches:
-        click.echo(f"natsdisc: no {queries[0]} and no models registered", err=True)
+        say(f"natsdisc: no {queries[0]} and no models registered", err=True)
     elif on_terminal():
         _draw(branches)
     else:
@@ -63,7 +62,7 @@ def _leaf(instance: Instance) -> str:
     name = f"{instance.instance_id:x}"
     if isinstance(instance, ModelInstance):
         suffix = f"/{instance.model_suffix}" if instance.model_suffix else ""
-        return f"{name}{printable(suffix)}  model {detail(instance)}"
+        return f"{name}{suffix}  model {detail(instance)}"
     return f"{name}  {detail(instance)}"
 
 
@@ -79,23 +78,23 @@ def _paths(branches: _Branches) -> dict[str, Any]:
 
 def _write(branches: _Branches) -> None:
     for namespace, components in sorted(branches.items()):
-        click.echo(printable(namespace))
+        say(namespace)
         for component, endpoints in sorted(components.items()):
-            click.echo(f"  {printable(component)}")
+            say(f"  {component}")
             for endpoint, instances in sorted(endpoints.items()):
-                click.echo(f"    {printable(endpoint)}")
+                say(f"    {endpoint}")
                 for instance in instances:
-                    click.echo(f"      {_leaf(instance)}")
+                    say(f"      {_leaf(instance)}")
 
 
 def _draw(branches: _Branches) -> None:
     console = Console(highlight=False)
     for namespace, components in sorted(branches.items()):
-        root = Tree(Text(printable(namespace), "bold"))
+        root = Tree(cell(namespace, "bold"))
         for component, endpoints in sorted(components.items()):
-            branch = root.add(Text(printable(component), "bold"))
+            branch = root.add(cell(component, "bold"))
             for endpoint, instances in sorted(endpoints.items()):
-                twig = branch.add(Text(printable(endpoint)))
+                twig = branch.add(cell(endpoint))
                 for instance in instances:
-                    twig.add(Text(_leaf(instance), "dim" if is_draining(instance) else ""))
+                    twig.add(cell(_leaf(instance), "dim" if is_draining(instance) else ""))
         console.print(root)

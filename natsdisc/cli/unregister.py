@@ -9,9 +9,10 @@ import click
 from natsdisc.model import Instance, Kind
 
 from .connection import Connection, connection_options
+from .output import say, say_json
 from .place import Place, find, places_arguments
 from .progress import progress
-from .render import instances_json, json_option, printable
+from .render import instances_json, json_option
 from .run import run
 
 __all__ = ["unregister"]
@@ -30,7 +31,7 @@ def unregister(kind: Kind, places: Sequence[Place], as_json: bool, connection: C
     """
     taken = run(_unregister(connection, kind, places, as_json))
     if as_json:
-        click.echo(instances_json(taken))
+        say_json(instances_json(taken))
 
 
 async def _unregister(
@@ -42,5 +43,5 @@ async def _unregister(
             await discovery.unregister(instance)
             if not quiet:
                 state.clear()
-                click.echo(f"unregistered  {printable(str(instance.id))}")
+                say(f"unregistered  {instance.id}")
     return found

@@ -12,8 +12,9 @@ from rich.text import Text
 from natsdisc.model import Added, Event, InstanceId, Query
 
 from .connection import Connection, connection_options
+from .output import cell, on_terminal, say, say_json
 from .query import query_arguments
-from .render import detail, event_json, json_option, on_terminal, printable
+from .render import detail, event_json, json_option
 from .run import run_until_stopped
 
 __all__ = ["watch"]
@@ -42,10 +43,10 @@ async def _watch(connection: Connection, query: Query, as_json: bool) -> None:
     lines = _Lines()
     async with connection.open() as discovery, discovery.list_and_watch(query) as events:
         if on_terminal() and sys.stderr.isatty() and not as_json:
-            click.echo(f"watching {printable(str(query))}; Ctrl-C ends", err=True)
+            say(f"watching {query}; Ctrl-C ends", err=True)
         async for event in events:
             if as_json:
-                click.echo(event_json(event))
+                say_json(event_json(event))
             else:
                 lines.show(event)
 
@@ -66,8 +67,8 @@ class _Lines:
             word, rest = "removed", str(event.reason)
             self._known.discard(id)
         line = Text(f"{time.strftime('%H:%M:%S')}  ")
-        line.append(f"{word:7}", _STYLES[word]).append(f"  {printable(str(id))}  {rest}")
+        line.append(f"{word:7}", _STYLES[word]).append_text(cell(f"  {id}  {rest}"))
         if on_terminal():
             self._console.print(line, soft_wrap=True)
         else:
-            click.echo(line.plain)
+            say(line.plain)

@@ -128,6 +128,7 @@ class Doubt(StrEnum):
     RECONNECT = "reconnect"  # the connection broke and is back
     CONSUMER = "consumer"  # the server ended the watch
     LEADER = "leader"  # what is read is cut off from the stream
+    COPY = "copy"  # the node that is read has another content than the stream's leader
     CHECK = "check"  # a routine look found a difference
     UNAVAILABLE = "unavailable"  # the server could not be asked
     RESTART = "restart"  # the reader broke, or its task had ended, and begins again
@@ -135,6 +136,9 @@ class Doubt(StrEnum):
 
 class Sink(Protocol):
     """Where a reader reports what it sees. Every method is quick and never raises."""
+
+    def recover(self) -> None:
+        """The server was restarted or lost its data: for a while, what is absent may be coming back."""
 
     def begin(self) -> None:
         """A snapshot starts; a snapshot that was under way is void."""

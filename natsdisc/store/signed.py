@@ -312,7 +312,7 @@ class _CheckedSink:
         self._wall = wall
         self._history = History()
         self._sink = sink
-        self.begin, self.keep = sink.begin, sink.keep
+        self.recover, self.begin, self.keep = sink.recover, sink.begin, sink.keep
         self.end, self.stale, self.fail = sink.end, sink.stale, sink.fail
 
     def put(self, entries: Sequence[tuple[str, bytes]]) -> None:

@@ -47,6 +47,9 @@ class _Snapshot:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.trouble: DiscoveryError | None = None
 
+    def recover(self) -> None:
+        pass
+
     def begin(self) -> None:
         self.values.clear()
 

@@ -12,6 +12,7 @@ import pytest
 
 import natsdisc
 from natsdisc.store import Store
+from natsdisc.store.signed import SignedStore
 
 
 class Registry:
@@ -36,6 +37,8 @@ class Registry:
             discovery = await natsdisc.connect(self._url, bucket_prefix=self._prefix, **options)
             if self._shares:
                 store = discovery._store
+                if isinstance(store, SignedStore):
+                    store = store._store
                 assert isinstance(store, natsdisc.JetStreamStore)
                 store._options = dataclasses.replace(store._options, own_consumers=0)
         self._opened.append(discovery)

@@ -138,6 +138,9 @@ class Picture:
         self.changes: list[Change] = []
         self.now = 0.0
 
+    def recover(self) -> None:
+        self.fold.recover(self.now)
+
     def begin(self) -> None:
         self.fold.begin()
 

@@ -33,6 +33,7 @@ from natsdisc.acl import Permissions, Role, permissions
 from natsdisc.entry import BUCKETS
 from natsdisc.server import NatsServer
 from natsdisc.store.jetstream.admin import Admin
+from natsdisc.store.jetstream.inspector import Inspector
 from tests.rig import eventually
 
 PATIENCE = 30.0
@@ -362,7 +363,7 @@ async def test_the_operator_makes_extends_and_cleans_buckets(users: Users, guard
             }
             assert await admin.keys("v1_instances") == {key}
             assert await admin.leases("v1_instances") == set()
-            stored = await admin.last("v1_instances", key, await admin.now("v1_instances"))
+            stored = await Inspector(admin).last("v1_instances", key)
             assert stored is not None
             await admin.delete("v1_instances", key, stored.revision)
             assert await operator.list(endpoints()) == []

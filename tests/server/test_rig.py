@@ -19,16 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
+from nats.aio.msg import Msg
 
 import natsdisc
 from natsdisc import Added, EndpointSpec, PermissionDeniedError, Transport, endpoints
+from natsdisc.acl import inbox_prefix_of
 from tests.rig import eventually, server_binary
 from tests.server.shell import COMMAND, Shell, ended, line_of
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text()
-CONFIGS = ("single.conf", "cluster.conf", "secure.conf")
+CONFIGS = ("single.conf", "cluster.conf", "secure.conf", "tenants.conf", "imports.conf")
 SPEC = EndpointSpec("ns", "comp", "ep", transport=Transport.nats("addr"))
 PATIENCE = 60.0
 DIFFERENT = {"8000": "0", "python": sys.executable}  # a port that is free here, and our own interpreter
@@ -245,17 +248,23 @@ async def test_the_services_of_the_demo(tmp_path: Path, shell: Shell) -> None:
 ROLES = {
     "operator": ["--role", "operator"],
     "reader": ["--role", "reader"],
-    "shop-reader": ["--role", "reader", "--namespace", "shop", "--inbox-prefix", "_INBOX_shop_reader"],
+    "shop-reader": ["--role", "reader", "--namespace", "shop"],
     "shop-registrar": ["--role", "registrar", "--namespace", "shop"],
     "cart-registrar": ["--role", "registrar", "--namespace", "shop", "--component", "cart"],
+    "acme": ["--role", "registrar", "--bucket-prefix", "acme"],
+    "globex": ["--role", "registrar", "--bucket-prefix", "globex"],
+    # Of the account that imports the registry.
+    "app-reader": ["--role", "reader", "--api-prefix", "REGISTRY.API"],
+    "app-shop-registrar": ["--role", "registrar", "--namespace", "shop", "--api-prefix", "REGISTRY.API"],
 }
 
 
 def test_the_roles_of_the_secure_server_are_what_acl_prints() -> None:
-    """To renew one: natsdisc acl --role … > docker/nats/roles/….conf"""
+    """To renew one: natsdisc acl --role … --user NAME > docker/nats/roles/NAME.conf"""
     assert {file.stem for file in (DOCKER / "nats" / "roles").iterdir()} == set(ROLES)
     for name, arguments in ROLES.items():
-        done = subprocess.run([*COMMAND, "acl", *arguments], capture_output=True, text=True, check=True)
+        command = [*COMMAND, "acl", *arguments, "--user", name.removeprefix("app-")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert (DOCKER / "nats" / "roles" / f"{name}.conf").read_text() == done.stdout, name
 
 
@@ -272,9 +281,20 @@ class Secure:
         tls.verify_flags |= ssl.VERIFY_X509_STRICT  # what Python 3.13 does by itself
         if user is not None:
             tls.load_cert_chain(self.certs / f"{user}.pem", self.certs / f"{user}.key")
-        if user == "shop-reader":
-            options["inbox_prefix"] = "_INBOX_shop_reader"
+        if user in ROLES:
+            options.setdefault("inbox_prefix", inbox_prefix_of(user))
         return natsdisc.connect(self.url, tls=tls, **options)
+
+    @asynccontextmanager
+    async def client(self, user: str) -> AsyncIterator[nats.NATS]:
+        """A plain NATS client as this user."""
+        tls = ssl.create_default_context(cafile=self.certs / "ca.pem")
+        tls.load_cert_chain(self.certs / f"{user}.pem", self.certs / f"{user}.key")
+        client = await nats.connect(self.url, tls=tls)
+        try:
+            yield client
+        finally:
+            await client.close()
 
     def service(self, name: str) -> Service:
         """A service of the compose file, with what differs here put right."""
@@ -290,8 +310,9 @@ def make_certificates(folder: Path) -> None:
     subprocess.run(["sh", str(DOCKER / "certs" / "make.sh"), str(folder)], check=True, capture_output=True)
 
 
-@pytest.fixture
-async def secure(tmp_path: Path) -> AsyncIterator[Secure]:
+@asynccontextmanager
+async def running(config: str, tmp_path: Path) -> AsyncIterator[Secure]:
+    """Run a configuration of the profile `secure` with new certificates."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: nothing makes the certificates of the secure server")
     certs = tmp_path / "certs"
@@ -301,9 +322,68 @@ async def secure(tmp_path: Path) -> AsyncIterator[Secure]:
         variable: value.replace("/certs/", f"{certs}/")
         for variable, value in re.findall(r"(NATS_TLS_\w+): (\S+)", COMPOSE)
     }
-    async with servers("secure.conf", [{**environment(tmp_path, "secure", port, monitor), **files}]):
+    async with servers(config, [{**environment(tmp_path, "secure", port, monitor), **files}]):
         await is_healthy(monitor)
         yield Secure(f"tls://127.0.0.1:{port}", certs)
+
+
+@pytest.fixture
+async def secure(tmp_path: Path) -> AsyncIterator[Secure]:
+    async with running("secure.conf", tmp_path) as secure:
+        yield secure
+
+
+def test_each_container_of_the_secure_profile_sees_its_own_key_only(tmp_path: Path) -> None:
+    """What a volume holds is what the certificates' service puts into the folder where it is mounted."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    merged = compose("config")
+    mounts: dict[str, dict[str, str]] = {}
+    for service, body in re.findall(r"^  ([\w-]+):\n((?:    .*\n)+)", merged, re.MULTILINE):
+        found = re.findall(r"^    - ([\w-]+):(/certs[\w/-]*)(?::\w+)?$", body, re.MULTILINE)
+        if found:
+            mounts[service] = dict(found)
+    folders = mounts.pop("certs")
+    assert {service: list(volumes.values()) for service, volumes in mounts.items()} == {
+        "secure": ["/certs"],
+        "operator": ["/certs"],
+        "registrar": ["/certs"],
+        "reader": ["/certs"],
+    }
+    volumes = [next(iter(volumes)) for volumes in mounts.values()]
+    assert len(set(volumes)) == len(volumes)
+    names = {volume: Path(folders[volume]).name for volume in volumes}
+    certs = tmp_path / "certs"
+    for name in names.values():
+        (certs / name).mkdir(parents=True)
+    subprocess.run(["sh", str(DOCKER / "certs" / "make.sh"), str(certs)], check=True, capture_output=True)
+    for name in names.values():
+        assert {file.name for file in (certs / name).iterdir()} == {"ca.pem", f"{name}.pem", f"{name}.key"}
+        assert not (certs / f"{name}.key").exists()
+    for service, own in zip(mounts, names.values(), strict=True):
+        if service != "secure":
+            assert service_of(service).environment["NATS_KEY"] == f"/certs/{own}.key"
+
+
+def test_monitoring_is_out_of_reach_of_other_containers() -> None:
+    merged = compose("config")
+    monitors = re.findall(r"NATS_MONITOR: (\S+)", merged)
+    assert monitors
+    assert set(monitors) == {"127.0.0.1:8222"}
+    assert "8222:" not in "".join(re.findall(r"^    ports:\n((?:    - .*\n)+)", merged, re.MULTILINE))
+
+
+def test_python_packages_of_the_images_are_pinned() -> None:
+    pins = [
+        line for line in (DOCKER / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins), pins
+    names = {line.partition("==")[0].lower().replace("_", "-") for line in pins}
+    assert {"nats-py", "orjson", "click", "rich", "nkeys", "hatchling", "pytest"} <= names
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    for stage in dockerfile.split("FROM ")[1:]:
+        if "pip " in stage and not stage.startswith("service AS"):
+            assert "PIP_CONSTRAINT=/constraints.txt" in stage.partition("pip ")[0], stage
 
 
 def test_certificates_are_kept_and_the_authority_is_not(tmp_path: Path) -> None:
@@ -383,6 +463,95 @@ async def test_the_secure_server_takes_nobody_it_does_not_know(secure: Secure, t
         await secure.connect(None)
     with pytest.raises(natsdisc.DiscoveryError):
         await Secure(secure.url, strangers).connect("operator")
+
+
+async def test_the_registry_in_an_account_of_its_own(tmp_path: Path) -> None:
+    """Through imports everything works, flow control of a large list included; nothing else comes through."""
+    async with (
+        running("imports.conf", tmp_path) as rig,
+        rig.connect("operator", lease_ttl=None) as operator,
+        rig.connect("shop-registrar", lease_ttl=2.0) as registrar,
+        rig.connect("reader") as reader,
+    ):
+        await operator.register(EndpointSpec("other", "c", "e", transport=Transport.nats("x")))
+        filler = "x" * 60_000
+        for number in range(100):
+            spec = EndpointSpec(
+                "big", "c", f"e{number}", transport=Transport.nats("x"), metadata={"f": filler}
+            )
+            await operator.register(spec)
+        assert len(await reader.list(endpoints())) == 101
+        async with reader.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+            await events.synced()
+            mine = await registrar.register(EndpointSpec("shop", "cart", "e", transport=Transport.nats("x")))
+            assert await anext(events) == Added(mine)
+            before = registrar.stats().heartbeats
+            await eventually(lambda: registrar.stats().heartbeats >= before + 3, PATIENCE)
+            assert registrar.stats().fence_failures == 0
+            await registrar.unregister(mine)
+            assert isinstance(await anext(events), natsdisc.Removed)
+        with pytest.raises(PermissionDeniedError):
+            await registrar.register(EndpointSpec("other", "c", "e", transport=Transport.nats("x")))
+        # A user of the services' account without any restriction can list, and has no stream to make.
+        async with rig.client("lab") as lab:
+            answer = await lab.request("$JS.API.STREAM.INFO.KV_v1_instances", timeout=5)
+            assert json.loads(answer.data)["config"]["name"] == "KV_v1_instances"
+            for subject in ("$JS.API.STREAM.CREATE.KV_evil", "$JS.API.STREAM.DELETE.KV_v1_instances"):
+                with pytest.raises((nats.errors.NoRespondersError, nats.errors.TimeoutError)):
+                    await lab.request(subject, b'{"name": "KV_evil", "subjects": ["evil"]}', timeout=1)
+            # A consumer reaches the inboxes that are imported, and no other listener.
+            heard: list[str] = []
+            arrived = asyncio.Event()
+
+            async def listen(message: Msg) -> None:
+                heard.append(message.subject)
+
+            async def note(_: Msg) -> None:
+                arrived.set()
+
+            await lab.subscribe("orders.new", cb=listen)
+            await lab.subscribe("_INBOX_reader.x", cb=note)
+            await lab.flush()
+            everything = "$KV.v1_instances.other.>"
+            for name, target in (("evil", "orders.new"), ("good", "_INBOX_reader.x")):
+                settings = {"name": name, "deliver_subject": target, "ack_policy": "none"}
+                body = {
+                    "stream_name": "KV_v1_instances",
+                    "config": {**settings, "filter_subject": everything},
+                }
+                question = f"$JS.API.CONSUMER.CREATE.KV_v1_instances.{name}.{everything}"
+                answer = await lab.request(question, json.dumps(body).encode(), timeout=5)
+                assert "error" not in json.loads(answer.data), answer.data
+            async with asyncio.timeout(PATIENCE):
+                await arrived.wait()
+            assert heard == []
+            # An answer that is sent to a key does not come through.
+            question, target = "$JS.API.CONSUMER.INFO.KV_v1_instances.none", "$KV.v1_instances.other.c.e.9"
+            await lab.publish(question, b"", reply=target)
+            await lab.request(question, timeout=5)
+            look = "$JS.API.STREAM.MSG.GET.KV_v1_instances"
+            answer = await lab.request(look, json.dumps({"last_by_subj": target}).encode(), timeout=5)
+            assert json.loads(answer.data)["error"]["err_code"] == 10037  # no message found
+
+
+async def test_a_prefix_for_each_tenant(tmp_path: Path) -> None:
+    async with running("tenants.conf", tmp_path) as rig:
+        for tenant in ("acme", "globex"):
+            async with rig.connect("operator", bucket_prefix=tenant, lease_ttl=2.0) as operator:
+                await operator.register(SPEC)
+        async with (
+            rig.connect("acme", bucket_prefix="acme") as acme,
+            rig.connect("globex", bucket_prefix="globex") as globex,
+        ):
+            mine = await acme.register(EndpointSpec("shop", "cart", "e", transport=Transport.nats("x")))
+            assert await acme.list(endpoints("shop")) == [mine]
+            assert await globex.list(endpoints("shop")) == []
+            for prefix, other in (("acme", "globex"), ("globex", "acme")):
+                async with rig.connect(prefix, bucket_prefix=other) as stranger:
+                    with pytest.raises(PermissionDeniedError):
+                        await stranger.list(endpoints())
+                    with pytest.raises(PermissionDeniedError):
+                        await stranger.register(SPEC)
 
 
 def test_the_suite_runs_against_a_server_by_its_url(nats_url: str) -> None:

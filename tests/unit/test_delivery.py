@@ -68,6 +68,9 @@ class Recorder:
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
+    def recover(self) -> None:
+        self.reports.append(("recover",))
+
     def begin(self) -> None:
         self.reports.append(("begin",))
 

@@ -26,6 +26,7 @@ LEVELS = {
     "natsdisc.callbacks": 1,
     "natsdisc.loop": 1,
     "natsdisc.tasks": 1,
+    "natsdisc.safe": 0,
     "natsdisc.keys": 1,
     "natsdisc.wire": 1,
     "natsdisc.entry": 1,

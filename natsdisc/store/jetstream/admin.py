@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -13,7 +12,8 @@ from nats.errors import Error as NatsError
 from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableError
 from ..snapshot import read
 from . import JetStreamStore
-from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
+from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
+from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
 from .ghosts import Ghosts, is_mark, lease_time
@@ -23,7 +23,7 @@ from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
 
-__all__ = ["Admin", "Server", "Stored", "StreamState"]
+__all__ = ["Admin", "Server", "StreamState"]
 
 # A fence that no message can meet: whatever carries it is refused, and changes nothing.
 _NEVER = str(2**62)
@@ -66,14 +66,6 @@ class StreamState:
     fault: str | None  # why natsdisc cannot use it
     clock_offset: float  # seconds our wall clock is ahead of the server's
     clock_error: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The last message of a key."""
-
-    revision: int
-    age: float  # seconds, by the server's clock
 
 
 class Admin:
@@ -135,7 +127,7 @@ class Admin:
 
     async def state(self, name: str) -> StreamState | None:
         """The stream behind the bucket `name`, or None. Raises what `JetStreamApi.call` does."""
-        stream = self._stream(name)
+        stream = self.stream(name)
         sent, wall = time.monotonic(), time.time()
         try:
             info = await self._api.call(f"STREAM.INFO.{stream.name}")
@@ -146,7 +138,7 @@ class Admin:
         trip = time.monotonic() - sent
         config, state, cluster = info["config"], info["state"], info.get("cluster") or {}
         # Older servers do not tell the time.
-        offset = wall + trip / 2 - _seconds(info["ts"]) if "ts" in info else 0.0
+        offset = wall + trip / 2 - seconds(info["ts"]) if "ts" in info else 0.0
         return StreamState(
             bucket=stream.bucket,
             messages=int(state["messages"]),
@@ -175,7 +167,7 @@ class Admin:
 
         Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError.
         """
-        stream = self._stream(name)
+        stream = self.stream(name)
         await stream.ensure(leases=False, timeout=REQUEST_TIMEOUT)
         if not stream.leases:
             await stream.ensure(leases=True, timeout=REQUEST_TIMEOUT)
@@ -183,18 +175,18 @@ class Admin:
     async def drop(self, name: str) -> None:
         """Delete the bucket `name` with all that is in it; one that is not there is dropped already."""
         try:
-            await self._api.call(f"STREAM.DELETE.{self._stream(name).name}")
+            await self._api.call(f"STREAM.DELETE.{self.stream(name).name}")
         except ApiError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise
 
     async def keys(self, name: str) -> set[str]:
         """Every key that has a message, marks of removals included."""
-        return await self._below(self._stream(name), self._stream(name).subject_prefix)
+        return await self._below(self.stream(name), self.stream(name).subject_prefix)
 
     async def leases(self, name: str) -> set[str]:
         """Return every key that has a lease."""
-        found = await self._below(self._stream(name), self._stream(name).lease_prefix)
+        found = await self._below(self.stream(name), self.stream(name).lease_prefix)
         return {key for key in found if not is_mark(key)}
 
     async def overdue(self, name: str) -> dict[str, float]:
@@ -202,7 +194,7 @@ class Admin:
 
         A server that was killed brought them back. Raises what `JetStreamApi.call` does.
         """
-        stream = self._stream(name)
+        stream = self.stream(name)
         if not await stream.look() or not stream.leases:
             return {}
         now = stream.clock.current()
@@ -215,26 +207,12 @@ class Admin:
 
         Raises what `JetStreamApi.call` does.
         """
-        stream = self._stream(name)
+        stream = self.stream(name)
         return await differences(self._api, stream) if await stream.look() else []
 
     async def values(self, name: str) -> dict[str, bytes]:
         """Every live value, whatever it is. Raises StoreUnavailableError, PermissionDeniedError."""
         return await read(self._store.bucket(name), "", name, timeout=_SNAPSHOT_TIMEOUT)
-
-    async def last(self, name: str, key: str, now: float) -> Stored | None:
-        """The last message of `key`; `now` is the server's time (`Admin.now`)."""
-        stream = self._stream(name)
-        try:
-            answer = await self._api.call(
-                f"STREAM.MSG.GET.{stream.name}", {"last_by_subj": stream.subject_prefix + key}
-            )
-        except ApiError as error:
-            if error.err_code == NO_MESSAGE_FOUND:
-                return None
-            raise
-        message = answer["message"]
-        return Stored(int(message["seq"]), now - _seconds(message["time"]))
 
     async def now(self, name: str) -> float:
         """The server's time, in seconds since 1970; ours where it does not tell."""
@@ -264,6 +242,16 @@ class Admin:
         finally:
             await end()
 
+    @property
+    def api(self) -> JetStreamApi:
+        """The API of this connection."""
+        return self._api
+
+    @property
+    def store(self) -> JetStreamStore:
+        """The buckets of this connection."""
+        return self._store
+
     def new_inbox(self) -> str:
         """A subject to be answered on."""
         return self._link.new_inbox()
@@ -285,7 +273,8 @@ class Admin:
         self._refused.append(str(error).lower())
         self._link.note_error(error)
 
-    def _stream(self, name: str) -> Stream:
+    def stream(self, name: str) -> Stream:
+        """Return the stream behind the bucket `name`, not looked at yet."""
         return Stream(self._api, name, self._options, ServerTime())
 
     async def _fault(self, stream: Stream) -> str | None:
@@ -310,9 +299,3 @@ class Admin:
             offset += len(page)
             if not page or offset >= int(info.get("total", 0)):
                 return found
-
-
-def _seconds(time_of_server: str) -> float:
-    """RFC 3339 as seconds since 1970."""
-    moment = datetime.fromisoformat(time_of_server)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ NO_MESSAGE_FOUND = 10037
 STREAM_NAME_IN_USE = 10058
 MAXIMUM_CONSUMERS = 10026
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 # One line at most in so many seconds tells of malformed replies: a broken proxy may send thousands.
 _LOG_MALFORMED_EVERY_S = 60.0
 

@@ -82,7 +82,7 @@ class JetStreamBucket:
         self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
         self._stream = Stream(api, name, options, clock)
         self._sweeper = Sweeper(api, self._stream, self._tombstone_ttl)
-        self._stream.on_new_leader = self._sweeper.sweep_soon
+        self._stream.on_new_leader = self._stream.on_wrong_copy = self._sweeper.sweep_soon
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._renew_timeout = _RENEW_TIMEOUT
         self._hub = Hub(self._open_reader, own_consumers=options.own_consumers)

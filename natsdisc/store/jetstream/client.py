@@ -8,7 +8,6 @@ uses the internals of nats-py 2.12 to 2.16; `known.is_known` says whether the in
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from .transport import abort, end_gently, is_encrypted, quieten
 
 __all__ = ["OwnClient"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 _BUFFER_BYTES = 32768
 _CREDENTIALS = ("user", "password", "token")

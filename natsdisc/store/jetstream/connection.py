@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from .urls import parse_servers, public_urls, scrubbed
 
 __all__ = ["Connection", "close_connection", "open_connection", "require_tls"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Two unanswered pings end a connection: a dead one is noticed within 12 s instead of 6 minutes.
 _OPTIONS: dict[str, Any] = {

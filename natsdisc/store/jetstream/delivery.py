@@ -6,11 +6,11 @@ Nothing here waits or sends. A reader hands in what arrived and looks at what th
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ... import log
 from .. import Doubt, SignedValue, Sink
+from .copy_check import CopyCheck
 from .link import Headers
 from .messages import SIGNATURE, Forged, removal
 from .parser import Message
@@ -18,7 +18,7 @@ from .stream import Stream
 
 __all__ = ["Delivery"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 _ACK_PREFIX = "$JS.ACK."
 _FLOW_CONTROL_PREFIX = "$JS.FC."
@@ -64,12 +64,23 @@ class Delivery:
         self.snapshot_is_quiet = False
         self.ended = False
         self.ignored = 0
+        # With it the snapshot is held against the leader's subjects, and `settle` ends it if they differ.
+        self.check: CopyCheck | None = None
+        self.is_settling = False
 
     def expect(self, messages: int) -> None:
         """Let the snapshot end when `messages` have been delivered."""
         self._expected = messages
         self.heard = self._time()
         self._end_snapshot_at(self.received if self._left == 0 else messages)
+
+    def settle(self, believed: Mapping[str, bytes]) -> None:
+        """End a snapshot that differed from the leader's subjects, with these values after all."""
+        self.check, self.is_settling = None, False
+        skip = len(self._subject_prefix)
+        if believed:
+            self._sink.put([(subject[skip:], value) for subject, value in believed.items()])
+        self._finish_snapshot()
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages as they came, and answer what flow control asks."""
@@ -138,20 +149,24 @@ class Delivery:
             self._left = pending
             if self._expected is not None:
                 self._end_snapshot_at(self.received if pending == 0 else self._expected)
-        else:
+        elif not self.is_settling:
             self.confirmed = self.heard
 
     def _report(self, run: Sequence[Message]) -> None:
-        skip = len(self._subject_prefix)
+        skip, check = len(self._subject_prefix), self.check
         values: list[tuple[str, bytes]] = []
-        for subject, _, headers, data in run:
+        for subject, reply, headers, data in run:
             key = subject[skip:]
             why = removal(headers, self._lease_prefix + key) if headers is not None else None
+            is_known = check is None or check.note(subject)
             if why is None:
                 if headers is not None and (signature := headers.get(SIGNATURE)) is not None:
                     data = SignedValue(data, signature)
-                values.append((key, data))
+                if is_known or check is None or not check.suspect(subject, _stored(reply), data):
+                    values.append((key, data))
                 continue
+            if check is not None:
+                check.drop(subject)
             if values:
                 self._sink.put(values)
                 values = []
@@ -173,7 +188,8 @@ class Delivery:
         else:
             stalled = headers.get("Nats-Consumer-Stalled")
             if not self._in_snapshot:
-                self.confirmed = self.heard
+                if not self.is_settling:
+                    self.confirmed = self.heard
             elif stalled is None:
                 self.snapshot_is_quiet = True
                 self._wake.set()
@@ -188,12 +204,25 @@ class Delivery:
     def _end_snapshot_at(self, messages: int | None) -> None:
         if self._in_snapshot and messages is not None and self.received >= messages:
             self._in_snapshot = False
-            self.confirmed = self.heard
-            self._sink.end()
+            if self.check is not None and self.check.differs:
+                self.is_settling = True
+                self._wake.set()
+            else:
+                self.check = None
+                self._finish_snapshot()
+
+    def _finish_snapshot(self) -> None:
+        self.confirmed = self.heard
+        self._sink.end()
 
     def _doubt(self, doubt: Doubt) -> None:
         self.doubt = doubt
         self._wake.set()
+
+
+def _stored(reply: str) -> int:
+    """Return the stream sequence of a `$JS.ACK` subject."""
+    return int(reply.rsplit(".", 4)[1] if reply.count(".") == 8 else reply.split(".")[7])
 
 
 def _delivered(reply: str) -> tuple[int, int]:

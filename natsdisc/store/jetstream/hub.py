@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
@@ -22,7 +21,7 @@ from .. import Doubt, Reader, Sink
 
 __all__ = ["Hub", "OpenReader"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 # A filter that was refused is tried again after this (seconds): rights can be given later, and the server
 # logs each refusal.
 _REFUSED_FOR_S = 300.0
@@ -217,6 +216,10 @@ class _Shared:
         return [member for member in found if member not in self._joining] if self._joining else found
 
     # The sink of the shared reader.
+
+    def recover(self) -> None:
+        for member in self.members():
+            member.sink.recover()
 
     def begin(self) -> None:
         self._fresh = _Values()

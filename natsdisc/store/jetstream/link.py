@@ -7,13 +7,12 @@ nats-py while it is reconnecting, because it would keep the bytes and send them 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -36,7 +35,7 @@ from .room import Room
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 Headers: TypeAlias = Mapping[str, str]
 
@@ -83,6 +82,12 @@ class Link:
     def up(self) -> bool:
         """Whether bytes can be sent now."""
         return self._live.up
+
+    @property
+    def server_id(self) -> str:
+        """The id of the connected server; a server that is started again has another one."""
+        info: dict[str, Any] = getattr(self._nc, "_server_info", None) or {}
+        return str(info.get("server_id", ""))
 
     @property
     def breaks(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import threading
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from .transport import abort
 
 __all__ = ["CredentialsRefusedError", "Liveness"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # nats-py has one callback for each event, and on a connection that a user made it is the user's: seconds
 # between two looks, and between two while somebody waits for the connection.

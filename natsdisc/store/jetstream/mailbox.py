@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections import Counter
 from contextlib import suppress
@@ -19,7 +18,7 @@ from .pending import Pending
 
 __all__ = ["Mailbox", "unsubscribed"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # An unsubscribe that the connection does not take is given up: the server forgets it with the connection.
 _UNSUBSCRIBE_TIMEOUT_S = 0.5

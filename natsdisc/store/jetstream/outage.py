@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import random
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from ... import log
 
 __all__ = ["LONGEST_PAUSE_S", "Outages", "guarded", "is_refusal"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # After a refusal, or a connection that did not last, pauses grow from `reconnect_time_wait` to this many
 # seconds. A server that is away is tried at the same pace all the time: the leases that fell due meanwhile

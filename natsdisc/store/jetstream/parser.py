@@ -15,7 +15,6 @@ It stays until the connection ends: frames of a watch that ended may be on their
 
 from __future__ import annotations
 
-import logging
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from .probe import AWAITING_CONTROL_LINE, Parser, is_known
 
 __all__ = ["Message", "Receive", "WatchParser", "install"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Subject, reply, headers (those that matter, or None) and payload.
 Message: TypeAlias = tuple[str, str, Mapping[str, str] | None, bytes]

@@ -11,7 +11,6 @@ Everything else can be put right by somebody, and is waited for: the sink is sta
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from ...model import RemovalReason
 from .. import Doubt, Sink
 from .api import ApiError, JetStreamApi
 from .consumer import IDLE_HEARTBEAT_S, Consumer, open_consumer
+from .copy_check import CopyCheck
 from .delivery import Delivery
 from .gate import SnapshotGate
 from .replica import Replica
@@ -36,7 +36,7 @@ from .stream import Stream
 
 __all__ = ["OrderedReader"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Two idle heartbeats lost in a row are silence.
 _SILENCE = 2.0 * IDLE_HEARTBEAT_S
@@ -50,6 +50,8 @@ _WELL = 10.0
 # A replacement that could not be made is tried again after this (seconds).
 _REPLACE_AGAIN = 5.0
 _LOOK_TIMEOUT, _BUSY_TIMEOUT = 2.0, 15.0
+# Seconds in which a copy may be behind its leader, and how many copies in a row may be found lacking entries.
+_COPY_LAG, _MOST_WRONG_COPIES = 1.0, 3
 # How long a close waits for the reader's task, each time that it is cancelled (seconds).
 _CLOSE_PATIENCE_S = 0.2, 0.02, 0.02, 0.02, 0.02
 # A task that ended although nobody closed it is started again after this (seconds).
@@ -65,6 +67,7 @@ _DOUBTS = {
     Doubt.RECONNECT: "the connection broke",
     Doubt.CONSUMER: "the consumer ended",
     Doubt.LEADER: "the stream's leader does not reach the node that it is read from",
+    Doubt.COPY: "the node that is read lacks entries that the stream's leader has",
     Doubt.CHECK: "the server has delivered something else than what arrived",
 }
 
@@ -105,6 +108,9 @@ class OrderedReader:
         self._last_sequence = 0
         self._absences = delays(first=0.1, longest=2.0)
         self._forget_listener = api.link.on_break(self._wake.set)
+        self._server_id: str | None = None
+        self._leader: str | None = None
+        self._wrong_copies = 0
         self._ended = False
         self.restarts = 0
         self._restarting: asyncio.TimerHandle | None = None
@@ -241,7 +247,7 @@ class OrderedReader:
         self._granted = True
         if fresh is None:
             await self._drop_consumer()
-            self._sink.begin()
+            self._begin_snapshot(None)
             self._sink.end()
             self._confirmed = _now()
             return False
@@ -254,20 +260,75 @@ class OrderedReader:
             await replica.ask(self._patience)
             if not replica.is_reached:
                 raise StoreUnavailableError(f"reading {self._filter}: {_DOUBTS[Doubt.LEADER]}")
+            check = await self._copy_check(fresh, replica)
         except BaseException:
             await fresh.aclose()
             raise
         last = self._leave_consumer()
         self._consumer, self._replica, self._absences = fresh, replica, delays(first=0.1, longest=2.0)
         delivery = self._delivery = self._new_delivery(fresh.name)
+        delivery.check = check
         try:
-            self._sink.begin()
+            self._begin_snapshot(replica.leader)
             fresh.start(delivery.receive)
             delivery.expect(pending)
         finally:
             if last is not None:
                 await last.aclose()
         return True
+
+    def _begin_snapshot(self, leader: str | None) -> None:
+        """Begin to report a snapshot, and say if the owners have had a reason to register again."""
+        server_id = self._api.link.server_id
+        is_new_server = self._server_id is not None and server_id != self._server_id
+        is_new_leader = None not in (self._leader, leader) and leader != self._leader
+        self._server_id, self._leader = server_id, leader or self._leader
+        if is_new_server or is_new_leader:
+            self._sink.recover()
+        self._sink.begin()
+
+    async def _copy_check(self, consumer: Consumer, replica: Replica) -> CopyCheck | None:
+        """Ask the leader for its subjects, if the consumer lies on another node's copy."""
+        if consumer.node is None or replica.leader in (None, consumer.node) or self._stream.info_denied:
+            return None
+        try:
+            return CopyCheck(*await self._stream.leader_subjects(self._filter))
+        except PermissionDeniedError:
+            self._stream.deny_info()
+            return None
+
+    async def _settle(self, delivery: Delivery, consumer: Consumer) -> Doubt | None:
+        """Decide about a snapshot that differs from what the leader has."""
+        check = delivery.check
+        assert check is not None
+        deadline = _now() + _COPY_LAG
+        while True:
+            leader, _ = await self._stream.leader_subjects(self._filter)
+            believed, extra, missing = check.compare(leader)
+            # A copy may be behind for a moment.
+            if not missing or _now() > deadline or delivery.doubt is not None:
+                break
+            await asyncio.sleep(_COPY_LAG / 5)
+        if delivery.doubt is not None:
+            return delivery.doubt
+        if extra or missing:
+            self._report_copy(consumer.node or "", len(extra), len(missing))
+        if missing and self._wrong_copies < _MOST_WRONG_COPIES:
+            self._wrong_copies += 1
+            return Doubt.COPY
+        self._wrong_copies = 0
+        delivery.settle(believed)
+        return None
+
+    def _report_copy(self, node: str, extra: int, missing: int) -> None:
+        self._stream.on_wrong_copy()
+        self._sink.stale(
+            Doubt.COPY,
+            StoreUnavailableError(
+                f"watching {self._filter}: the copy of {self._stream.name} on the node {node} has {extra} "
+                f"entries that the leader has not, and lacks {missing}; see `natsdisc doctor`"
+            ),
+        )
 
     def _new_delivery(self, consumer: str) -> Delivery:
         def answer(subject: str) -> None:
@@ -326,6 +387,11 @@ class OrderedReader:
                 raise delivery.bug
             if delivery.doubt is not None:
                 return delivery.doubt
+            if delivery.is_settling:
+                doubt = await self._settle(delivery, consumer)
+                if doubt is not None:
+                    return doubt
+                continue
             # While a large snapshot comes, heartbeats stand behind megabytes of it.
             silence = _now() - max(delivery.heard, self._gate.heard)
             if silence > _SILENCE:
@@ -442,6 +508,9 @@ class _Reports:
 
     def __init__(self, sink: Sink, ended: Callable[[], None]) -> None:
         self._sink, self._ended = sink, ended
+
+    def recover(self) -> None:
+        self._sink.recover()
 
     def begin(self) -> None:
         self._sink.begin()

@@ -46,6 +46,11 @@ class Replica:
             self._wait_for_calm()
 
     @property
+    def leader(self) -> str | None:
+        """The name of the stream's leader, if it is known."""
+        return str(self._leader[0]) if self._leader is not None and self._leader[0] else None
+
+    @property
     def is_deaf(self) -> bool:
         """Whether the leader has not reached it for longer than an election takes."""
         return _now() - self.confirmed > _ELECTION

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -32,7 +31,7 @@ from .stream_config import MAX_CONSUMERS, NewStream, StreamOptions, data_loss, e
 
 __all__ = ["StoredMessage", "Stream"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
 _FAULT_SHARED_S = 1.0
@@ -80,6 +79,7 @@ class Stream:
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
+        self.on_wrong_copy: Callable[[], None] = lambda: None
         self._info_denied_until = float("-inf")
         self._told: dict[type[DiscoveryError], float] = {}
         self._consumers_asked = float("-inf")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 import random
 import time
 from collections.abc import Callable, Collection
@@ -32,7 +31,7 @@ from .stream import StoredMessage, Stream
 
 __all__ = ["Sweeper"]
 
-_log = logging.getLogger(__name__)
+_log = log.logger(__name__)
 
 # Seconds after a reason to sweep. Not sooner: a server that starts fires what is overdue within a second, and
 # owners that are alive renew before that. Each is drawn from a spread, so that a fleet does not come at once.

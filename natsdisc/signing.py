@@ -8,25 +8,22 @@ imported only where a key is used: everything else works without it.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 from . import keys
 from .errors import InvalidValueError
+from .nkey import Sign, load_nacl, matches, public_bytes, sign_with_seed
 
-__all__ = ["SIGNATURE", "Secret", "Sign", "Signature", "Signer", "Trust", "UntrustedError", "canonical"]
+__all__ = ["SIGNATURE", "Secret", "Signature", "Signer", "Trust", "UntrustedError", "canonical"]
 
 # The header of a signed value.
 SIGNATURE = "Natsdisc-Signature"
 
-Sign: TypeAlias = Callable[[bytes], tuple[str, bytes]]
 Secret: TypeAlias = str | bytes | os.PathLike[str] | Sign
 
 # Nothing else that a key signs begins like this.
@@ -38,10 +35,6 @@ _TEXT = re.compile(
     r"1 ([-_.a-zA-Z0-9]{1,64}) (0|[1-9][0-9]{0,14}) (0|[1-9][0-9]{0,14}) (U[A-Z2-7]{55}) "
     r"([-_a-zA-Z0-9]{85}[AQgw])\Z"
 )
-_PUBLIC_KEY = re.compile(r"U[A-Z2-7]{55}\Z")
-_SEED = re.compile(rb"S[A-Z2-7]{57}\Z")
-_LIKE_A_SEED = re.compile(r"S[A-Z2-7]{20}")
-_USER_SEED = b"SU"
 _SIGNATURE_BYTES = 64
 _EVERYWHERE = "*"
 # Signatures that were verified once are not verified again by the next snapshot. A digest takes 100 bytes.
@@ -105,10 +98,10 @@ class Signer:
     """
 
     def __init__(self, secret: Secret) -> None:
-        self._nacl = _nacl()
+        self._nacl = load_nacl()
         self._last_time = 0
         if isinstance(secret, (str, bytes, os.PathLike)):
-            self._signed, self.public_key = _from_seed(secret)
+            self._signed, self.public_key = sign_with_seed(secret)
         elif callable(secret):
             self._signed = partial(_call, secret, self._nacl)
             # Signing something harmless shows the public key, and mistakes before a registration does.
@@ -164,7 +157,7 @@ class Trust:
     """
 
     def __init__(self, trusted: Mapping[str, Iterable[str]], *, own: str | None = None) -> None:
-        self._nacl = _nacl()
+        self._nacl = load_nacl()
         self._keys: dict[str, dict[str, bytes]] = {}
         self._everywhere: dict[str, bytes] = {}
         self._verified: dict[bytes, None] = {}
@@ -176,7 +169,7 @@ class Trust:
         for namespace, public_keys in trusted.items():
             self._add(namespace, public_keys)
         if own is not None:
-            self._everywhere[own] = _public_bytes(own, "of the signer")
+            self._everywhere[own] = public_bytes(own, "of the signer")
         if not self._everywhere and not any(self._keys.values()):
             raise InvalidValueError("trusted names no key: every registration would be ignored")
 
@@ -186,7 +179,7 @@ class Trust:
         if isinstance(public_keys, (str, bytes)) or not isinstance(public_keys, Iterable):
             raise InvalidValueError(f"trusted[{namespace!r}] must be a list of public NKeys")
         where = f"in trusted[{namespace!r}]"
-        raw = {str(public_key): _public_bytes(public_key, where) for public_key in public_keys}
+        raw = {str(public_key): public_bytes(public_key, where) for public_key in public_keys}
         if namespace == _EVERYWHERE:
             self._everywhere.update(raw)
         else:
@@ -225,7 +218,7 @@ class Trust:
         )
         digest = hashlib.blake2b(data + found.signature, digest_size=32).digest()
         if digest not in self._verified:
-            if not _matches(self._nacl, raw, data, found.signature):
+            if not matches(self._nacl, raw, data, found.signature):
                 raise UntrustedError("its signature does not match its bucket, key, value and owner")
             if len(self._verified) >= _MOST_VERIFIED:
                 self._verified.clear()
@@ -259,96 +252,7 @@ def _call(function: Sign, nacl: Any, data: bytes) -> tuple[str, bytes]:
         public_key = public_key.decode("ascii", "replace")
     if not isinstance(public_key, str) or not isinstance(signature, (bytes, bytearray)):
         raise InvalidValueError("the signer function must return a public NKey and a signature in bytes")
-    raw = _public_bytes(public_key, "of the signer function")
-    if len(signature) != _SIGNATURE_BYTES or not _matches(nacl, raw, data, bytes(signature)):
+    raw = public_bytes(public_key, "of the signer function")
+    if len(signature) != _SIGNATURE_BYTES or not matches(nacl, raw, data, bytes(signature)):
         raise InvalidValueError(f"the signer function returned no Ed25519 signature of {public_key}")
     return public_key, bytes(signature)
-
-
-def _from_seed(secret: str | bytes | os.PathLike[str]) -> tuple[Sign, str]:
-    nkeys = _nkeys()
-    given = secret.encode() if isinstance(secret, str) else secret
-    if isinstance(given, bytes) and _SEED.match(given.strip()):
-        seed, source = given.strip(), "the signer's seed"
-    elif isinstance(given, bytes) and (not isinstance(secret, str) or b"\n" in given.strip()):
-        seed, source = _seed_in(given, "the signer"), "the signer's seed"
-    else:
-        assert not isinstance(secret, bytes)
-        seed, source = _read_seed(secret), f"the seed in {secret!s:.200}"
-    if not seed.startswith(_USER_SEED):
-        raise InvalidValueError(f"{source} is not that of a user: make one with `nk -gen user`")
-    try:
-        raw = base64.b32decode(seed + b"=" * (-len(seed) % 8))
-        if nkeys.crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
-            raise ValueError
-        pair = nkeys.from_seed(seed)
-        public_key = pair.public_key.decode("ascii")
-    except Exception:
-        # The cause would show the seed.
-        raise InvalidValueError(f"{source} is damaged: its checksum does not match") from None
-    return lambda data: (public_key, pair.sign(data)), public_key
-
-
-def _read_seed(path: str | os.PathLike[str]) -> bytes:
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        # A seed with a typing error is taken for a path, which must not be shown.
-        name = "" if _LIKE_A_SEED.search(str(path)) else f" {path!s:.200}"
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise InvalidValueError(
-            f"cannot read the signer's seed from the file{name}: {reason}; signer must be a seed (SU…) or "
-            "the path of a file with one"
-        ) from None
-    return _seed_in(content, f"the file {path!s:.200}")
-
-
-def _seed_in(content: bytes, source: str) -> bytes:
-    for line in content.split():
-        if _SEED.match(line):
-            return line
-    raise InvalidValueError(f"{source} holds no seed of a user NKey (SU and 56 more letters and digits)")
-
-
-def _public_bytes(public_key: object, where: str) -> bytes:
-    """Return the 32 bytes of a public user NKey; raises InvalidValueError, which shows no seed."""
-    if not isinstance(public_key, str) or not _PUBLIC_KEY.match(public_key):
-        is_secret = isinstance(public_key, (str, bytes)) and str(public_key).lstrip("b'\" ")[:1] in ("S", "P")
-        shown = "a secret" if is_secret else f"{public_key!r:.80}"
-        raise InvalidValueError(f"the key {where} must be a public user NKey (U and 55 more), not {shown}")
-    try:
-        raw = base64.b32decode(public_key)
-    except binascii.Error:
-        raw = b""
-    if not raw or _nkeys().crc16(raw[:-2]).to_bytes(2, "little") != raw[-2:]:
-        raise InvalidValueError(f"the key {where} is damaged: the checksum of {public_key} does not match")
-    return raw[1:-2]
-
-
-def _matches(nacl: Any, public_key: bytes, data: bytes, signature: bytes) -> bool:
-    try:
-        nacl.crypto_sign_open(signature + data, public_key)
-    except Exception:  # BadSignatureError, and ValueError for what is no point of the curve
-        return False
-    return True
-
-
-def _nkeys() -> ModuleType:
-    try:
-        import nkeys
-    except ImportError as error:
-        raise InvalidValueError(_MISSING) from error
-    module: ModuleType = nkeys
-    return module
-
-
-def _nacl() -> ModuleType:
-    try:
-        from nacl import bindings
-    except ImportError as error:
-        raise InvalidValueError(_MISSING) from error
-    module: ModuleType = bindings
-    return module
-
-
-_MISSING = "signer and trusted need nkeys, which is not installed: pip install 'natsdisc[nkeys]'"

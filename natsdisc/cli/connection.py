@@ -19,6 +19,7 @@ from natsdisc.safe import without_credentials
 
 from .context import load_context
 from .credentials import hide, read_secret, split_url
+from .keys import signing_options
 from .progress import progress
 from .waiting import Tell, Waiting
 
@@ -117,6 +118,20 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         show_envvar=True,
         help="Which of several registries on the server.",
     ),
+    click.option(
+        "--signer",
+        type=_FILE,
+        envvar="NATSDISC_SIGNER",
+        show_envvar=True,
+        help="A file with the NKey seed that signs what is written.",
+    ),
+    click.option(
+        "--trusted",
+        type=_FILE,
+        envvar="NATSDISC_TRUSTED",
+        show_envvar=True,
+        help="A JSON file of the public NKeys whose entries count, by namespace; * is every namespace.",
+    ),
 )
 _SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca", "inbox_prefix")
 _SECRET_FILES = {"password_file": "password", "token_file": "token"}
@@ -131,6 +146,7 @@ class Connection:
     servers: str | list[str]
     bucket_prefix: str
     nats_options: Mapping[str, Any] = field(repr=False)
+    signing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -146,7 +162,12 @@ class Connection:
         """
         waiting = Waiting(self.place, tell)
         connecting = natsdisc.connect(
-            self.servers, bucket_prefix=self.bucket_prefix, **options, **self.nats_options, **waiting.options
+            self.servers,
+            bucket_prefix=self.bucket_prefix,
+            **self.signing,
+            **options,
+            **self.nats_options,
+            **waiting.options,
         )
         async with progress(f"connecting to {self.place}"):
             discovery = await connecting
@@ -158,7 +179,14 @@ def connection_options(command: _F) -> _F:
     """Give a command the connection's options, as one argument `connection`."""
 
     @functools.wraps(command)
-    def with_connection(*args: Any, context: str | None, bucket_prefix: str, **others: Any) -> Any:
+    def with_connection(
+        *args: Any,
+        context: str | None,
+        bucket_prefix: str,
+        signer: str | None,
+        trusted: str | None,
+        **others: Any,
+    ) -> Any:
         given: dict[str, str] = {}
         environment: dict[str, str] = {}
         for name in (*_SETTINGS, *_SECRET_FILES):
@@ -173,7 +201,8 @@ def connection_options(command: _F) -> _F:
                         raise click.UsageError(f"{option} and --{name} exclude each other.")
                 layer[name] = value
         named = load_context(context) if context is not None else {}
-        connection = _connection(_layered(given, named, environment), bucket_prefix)
+        settings = _layered(given, named, environment)
+        connection = _connection(settings, bucket_prefix, signing_options(signer, trusted))
         return command(*args, connection=connection, **others)
 
     result: Any = with_connection
@@ -193,7 +222,7 @@ def _layered(*layers: Mapping[str, str]) -> dict[str, str]:
     return settings
 
 
-def _connection(settings: Mapping[str, str], bucket_prefix: str) -> Connection:
+def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mapping[str, Any]) -> Connection:
     urls = [url.strip() for url in settings.get("url", _DEFAULT_URL).split(",") if url.strip()]
     if not urls:
         raise click.UsageError("--server names no server.")
@@ -213,7 +242,7 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str) -> Connection:
     tls = _tls(settings.get("cert"), settings.get("key"), settings.get("ca"))
     if tls is not None:
         options["tls"] = tls
-    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options)
+    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options, signing)
 
 
 def _separated(urls: list[str]) -> tuple[list[str], dict[str, str]]:

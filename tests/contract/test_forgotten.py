@@ -224,7 +224,7 @@ class TestLogFloods:
 
             def write(key: str) -> None:
                 if what == "rubbish":
-                    bucket._write(key, b"rubbish")
+                    bucket._write(key, b"rubbish", None, "somebody")
                 else:
                     reader.keep(key)
 

@@ -387,24 +387,6 @@ class TestBugs:
         await eventually(lambda: service.stats().task_failures)
         await eventually(lambda: service.stats().renewals.count > 2)
 
-    async def test_one_in_a_sweep_has_it_done_again(
-        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        service = await registry.join(lease_ttl=60)
-        bucket, calls = service._store.bucket(BUCKET), 0
-
-        async def fails(prefix: str) -> int:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                raise KeyError("a bug")
-            return 0
-
-        monkeypatch.setattr(bucket, "sweep", fails)
-        await service.register(spec())
-        await eventually(lambda: calls == 2)
-        assert service.stats().task_failures == 1
-
 
 class TestLettingGo:
     async def test_what_was_unregistered_is_not_kept(self, registry: Registry) -> None:

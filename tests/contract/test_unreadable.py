@@ -40,7 +40,7 @@ async def write_over(discovery: natsdisc.Discovery, instance: EndpointInstance, 
     """As any KV client may."""
     bucket: Any = discovery._store.bucket("v1_instances")
     if isinstance(discovery._store, MemoryStore):
-        bucket._write(key_of(instance.id), value)
+        bucket._write(key_of(instance.id), value, None, "somebody")
         return
     subject = bucket._stream.subject_prefix + key_of(instance.id)
     await (await bucket._api.publish(subject, value, {})).sequence()

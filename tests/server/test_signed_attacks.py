@@ -12,12 +12,14 @@ from typing import Any
 import nats
 import nkeys
 import pytest
+from nats.protocol.parser import Parser
 
 import natsdisc
 from natsdisc import EndpointInstance, EndpointSpec, Registration, Signer, State, Transport, endpoints, wire
 from natsdisc.keys import key_of
 from natsdisc.server import NatsServer
-from tests.rig import eventually
+from natsdisc.store.jetstream.parser import WatchParser
+from tests.rig import Cluster, eventually
 
 PATIENCE = 20.0
 BUCKET = "v1_instances"
@@ -210,3 +212,53 @@ async def test_removal_can_be_forced_and_passes() -> None:
         await Attack(client, server.port, mine).put(b"", KV_Operation="DEL")
         await eventually(lambda: len(view) == 0, PATIENCE)
         await eventually(lambda: view.instances == (mine,), PATIENCE)
+
+
+@pytest.mark.parametrize("parser", ["ours", "of nats-py"])
+async def test_on_a_connection_that_a_user_made(parser: str) -> None:
+    signer = new_signer()
+    trusted = {"shop": [signer.public_key]}
+    async with NatsServer() as server, administrator(server) as admin, administrator(server) as client:
+        if parser == "of nats-py":  # as with a version that we do not know: the public way
+            client._ps = type("Unknown", (Parser,), {})(client)
+        store = natsdisc.JetStreamStore(client)
+        async with (
+            natsdisc.Discovery(store, lease_ttl=2, signer=signer, trusted=trusted) as service,
+            natsdisc.Discovery(store, trusted=trusted) as reader,
+            natsdisc.Discovery(store) as plain,
+            reader.view(endpoints("shop")) as view,
+        ):
+            mine = await service.register(EndpointSpec("shop", "cart", "checkout", transport=GOOD))
+            await view.wait_for(1, timeout=PATIENCE)
+            assert isinstance(client._ps, WatchParser) is (parser == "ours")
+            await with_the_headers_of_the_owner(Attack(admin, server.port, mine))
+            await eventually(lambda: reader.stats().untrusted > 0, PATIENCE)
+            await eventually(lambda: service.stats().reregistrations == 1, PATIENCE)
+            assert await reader.list(endpoints()) == await plain.list(endpoints()) == [mine]
+            assert view.instances == (mine,)
+
+
+async def test_in_a_cluster() -> None:
+    signer = new_signer()
+    trusted = {"shop": [signer.public_key]}
+    async with (
+        Cluster() as cluster,
+        natsdisc.connect(cluster.urls, replicas=3, lease_ttl=2, signer=signer, trusted=trusted) as service,
+        natsdisc.connect(cluster.urls, trusted=trusted) as reader,
+        reader.view(endpoints("shop")) as view,
+    ):
+        mine = await service.register(EndpointSpec("shop", "cart", "checkout", transport=GOOD))
+        await view.wait_for(1, timeout=PATIENCE)
+        mine = await service.update(mine, metadata={"a": 1})
+        await eventually(lambda: view.instances == (mine,), PATIENCE)
+        client = await nats.connect(cluster.urls)
+        try:
+            await plain_put(Attack(client, 0, mine))
+            await eventually(lambda: service.stats().reregistrations == 1, PATIENCE)
+        finally:
+            await client.close()
+        await eventually(lambda: reader.stats().untrusted == 1, PATIENCE)
+        assert await reader.list(endpoints()) == [mine]
+        assert view.instances == (mine,)
+        await service.unregister(mine)
+        await eventually(lambda: len(view) == 0, PATIENCE)

@@ -15,8 +15,10 @@ from natsdisc.store.jetstream.messages import (
     REASON,
     SCHEDULE_NEXT,
     SCHEDULER,
+    SIGNATURE,
     TTL,
     Forged,
+    headers_that_matter,
     parse_headers,
     removal,
 )
@@ -125,3 +127,25 @@ def test_what_was_written_is_read(headers: dict[str, str]) -> None:
 @given(block=st.binary())
 def test_any_bytes_can_be_read(block: bytes) -> None:
     parse_headers(block)
+
+
+@pytest.mark.parametrize(
+    ("lines", "headers"),
+    [
+        ("A: 1\r\nNatsdisc-Leased: 10\r\n", None),
+        ("A: 1\r\nNatsdisc-Signature: 1 a b\r\nB: 2\r\n", {SIGNATURE: "1 a b"}),
+        ("Natsdisc-Signature: x\r\nNatsdisc-Signature: y\r\n", {SIGNATURE: "x"}),
+        ("XNatsdisc-Signature: x\r\n", None),
+        ("A: Natsdisc-Signature: x\r\n", None),
+        ("Natsdisc-Signature: x\r\nKV-Operation: DEL\r\n", {SIGNATURE: "x", OPERATION: "DEL"}),
+        (f"Natsdisc-Signature: x\r\nNats-Scheduler: {OTHER}\r\n", {SIGNATURE: "x", SCHEDULER: OTHER}),
+    ],
+)
+def test_a_reader_looks_at_the_signature(lines: str, headers: dict[str, str] | None) -> None:
+    assert headers_that_matter(f"NATS/1.0\r\n{lines}\r\n".encode()) == headers
+
+
+@given(signature=st.binary())
+def test_any_signature_can_be_read(signature: bytes) -> None:
+    block = b"NATS/1.0\r\nNatsdisc-Signature: " + signature
+    assert (headers_that_matter(block) or {}).get(SIGNATURE) is not None

@@ -48,8 +48,8 @@ class _Bucket:
             found.append("cannot hold leases yet; the first one extends it")
         if self.overdue:
             found.append(
-                f"{counted(self.overdue, 'instance')} came back with a killed server, and their leases do not "
-                "end: any process that registers removes them soon, and so does `natsdisc prune`"
+                f"{counted(self.overdue, 'instance')} came back with a killed server, and their leases do "
+                "not end: any process that registers removes them soon, and so does `natsdisc prune`"
             )
         found += [wrong_copy(state.bucket, difference) for difference in self.differences]
         return found

@@ -27,7 +27,7 @@ from .audit import audit
 from .connection import Connection
 from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
 from .port import what_listens
-from .render import counted
+from .render import counted, wrong_copy
 
 __all__ = ["Patient", "check"]
 
@@ -135,6 +135,9 @@ class _Examination:
             return
         for kind in Kind:
             yield await self._bucket(kind)
+            copies = await self._copies(kind)
+            if copies is not None:
+                yield copies
         yield self._clock()
         yield await self._listing()
         if self._patient.role is not Role.READER:
@@ -260,6 +263,22 @@ class _Examination:
         return Finding(
             name, OK, f"{kept}{leader}, {counted(state.messages, 'message')}, {counted(state.size, 'byte')}"
         )
+
+    async def _copies(self, kind: Kind) -> Finding | None:
+        """Compare the copies of a replicated bucket; None where there is nothing to compare."""
+        state = self._states[kind]
+        if state is None or state.replicas < 2 or state.leader is None or not self._may_look():
+            return None
+        name = f"copies {BUCKETS[kind]}"
+        try:
+            differences = await self._admin.differences(BUCKETS[kind])
+        except DiscoveryError as error:
+            return Finding(name, NOTE, f"could not be compared: {error}", "run doctor again")
+        if not differences:
+            return Finding(name, OK, f"all {state.replicas} hold the same")
+        texts = [wrong_copy(state.bucket, difference) for difference in differences]
+        todo = "any process that registers removes what is too much; run doctor again after a minute"
+        return Finding(name, BROKEN, "; ".join(texts), todo)
 
     def _clock(self) -> Finding:
         state = next((state for state in self._states.values() if state is not None), None)

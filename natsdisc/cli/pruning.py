@@ -105,6 +105,7 @@ class Pruning:
                     outcomes += await _end_schedules(admin, kind, remove)
             if self._pattern is not None:
                 for kind in Kind:
+                    outcomes += await self._end_overdue(admin, kind, remove)
                     found = await self._find(admin, kind, state)
                     outcomes += await self._end(admin, kind, found, remove, state)
         return outcomes
@@ -135,6 +136,31 @@ class Pruning:
 
         found = await _some_at_once(look, list(paths.items()))
         return [one for one in found if one is not None and one.age >= self._older_than]
+
+    async def _end_overdue(self, admin: Admin, kind: Kind, remove: bool) -> list[Outcome]:
+        """Remove what came back with a killed server: its leases should have fired long ago."""
+        overdue = await admin.overdue(BUCKETS[kind])
+        paths = {key: _path(kind, key) for key in overdue}
+        chosen = [
+            key
+            for key, path in sorted(paths.items())
+            if fnmatch.fnmatchcase(path, self._pattern or "") and overdue[key] >= self._older_than
+        ]
+        if remove and chosen:
+            await admin.remove_overdue(BUCKETS[kind], chosen)
+        left = (await admin.overdue(BUCKETS[kind])).keys() if remove else set()
+        fate = Fate.REMOVED if remove else Fate.WOULD_BE_REMOVED
+        return [
+            Outcome(
+                Fate.CHANGED if key in left else fate,
+                str(kind),
+                paths[key],
+                key,
+                f"its lease should have ended {_span(overdue[key])} ago",
+                overdue[key],
+            )
+            for key in chosen
+        ]
 
     async def _end(
         self, admin: Admin, kind: Kind, found: Sequence[_Found], remove: bool, state: Progress

@@ -16,6 +16,7 @@ from natsdisc import wire
 from natsdisc.balance import is_draining
 from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
 from natsdisc.safe import safe, safe_json
+from natsdisc.store.jetstream.copies import Difference
 
 from .output import cell, on_terminal, say
 
@@ -27,6 +28,7 @@ __all__ = [
     "json_option",
     "rows_of",
     "show_table",
+    "wrong_copy",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,6 +39,15 @@ _LONG = ("ADDRESS", "METADATA", "MODEL")  # these are folded first where a termi
 def json_option(command: _F) -> _F:
     """Give a command `--json`, as an argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON for programs.")(command)
+
+
+def wrong_copy(bucket: str, difference: Difference) -> str:
+    """Say which node's copy of `bucket` differs from its leader's, in what, and how to mend it."""
+    text = f"the copy on {difference.node} is wrong: "
+    text += f"{len(difference.extra)} too many, {len(difference.missing)} missing"
+    if difference.missing:
+        text += f"; have it made anew: nats stream cluster peer-remove KV_{bucket} {difference.node}"
+    return text
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,13 +10,14 @@ import click
 
 import natsdisc
 from natsdisc.entry import BUCKETS
+from natsdisc.errors import PermissionDeniedError
 from natsdisc.model import Kind
-from natsdisc.store.jetstream.admin import Admin, Server, StreamState
+from natsdisc.store.jetstream.admin import Admin, Difference, Server, StreamState
 
 from .connection import Connection, connection_options
 from .output import pretty, say, say_json
 from .progress import progress
-from .render import counted, json_option
+from .render import counted, json_option, wrong_copy
 from .run import run
 
 __all__ = ["status"]
@@ -31,6 +32,8 @@ class _Bucket:
     leases: int
     without_lease: int
     tombstones: int
+    overdue: int = 0
+    differences: tuple[Difference, ...] = ()
 
     @property
     def degraded(self) -> list[str]:
@@ -43,6 +46,12 @@ class _Bucket:
         found += [f"replica {name} is away or behind" for name in state.peers_behind]
         if not state.leases:
             found.append("cannot hold leases yet; the first one extends it")
+        if self.overdue:
+            found.append(
+                f"{counted(self.overdue, 'instance')} came back with a killed server, and their leases do "
+                "not end: any process that registers removes them soon, and so does `natsdisc prune`"
+            )
+        found += [wrong_copy(state.bucket, difference) for difference in self.differences]
         return found
 
 
@@ -89,7 +98,16 @@ async def _read(admin: Admin, name: str, state: StreamState) -> _Bucket:
         leases=len(leases & entries),
         without_lease=len(entries - leases),
         tombstones=len(subjects - entries),
+        overdue=await _overdue(admin, name),
+        differences=tuple(await admin.differences(name)) if state.replicas > 1 else (),
     )
+
+
+async def _overdue(admin: Admin, name: str) -> int:
+    try:
+        return len(await admin.overdue(name))
+    except PermissionDeniedError:
+        return 0  # a reader may not look at single messages
 
 
 def _json(server: Server, buckets: dict[str, _Bucket | None]) -> dict[str, Any]:
@@ -105,6 +123,11 @@ def _json(server: Server, buckets: dict[str, _Bucket | None]) -> dict[str, Any]:
             "leases": bucket.leases,
             "without_lease": bucket.without_lease,
             "tombstones": bucket.tombstones,
+            "overdue": bucket.overdue,
+            "wrong_copies": [
+                {"node": one.node, "extra": len(one.extra), "missing": len(one.missing)}
+                for one in bucket.differences
+            ],
             "degraded": bucket.degraded,
         }
     return fields

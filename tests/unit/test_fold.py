@@ -179,6 +179,44 @@ class TestRules:
         assert teller.happen(Wait(GRACE / 2)) == []
         assert teller.happen(Wait(GRACE / 2)) == [removed(A, MISSING)]
 
+    def test_6_after_a_restart_the_absent_are_held_while_owners_come_back(self) -> None:
+        teller = told([put(number) for number in range(1, 9)])
+        teller.content.clear()  # a server that kept them in memory
+        teller.fold.recover(teller.now)
+        assert teller.snapshot() == []
+        for number in range(1, 5):  # one every two graces: each keeps the others waiting
+            assert teller.happen(Wait(2 * GRACE), put(number)) == []
+        gone = sorted(teller.happen(Wait(2 * GRACE)), key=lambda change: change.key)
+        assert gone == [removed(endpoint(number), MISSING) for number in range(5, 9)]
+        assert teller.now == 10 * GRACE
+        assert teller.fold.due is None
+
+    def test_6_nobody_is_waited_for_when_none_comes_back(self) -> None:
+        teller = told([put(1), put(2)])
+        teller.content.clear()
+        teller.fold.recover(teller.now)
+        teller.snapshot()
+        assert teller.happen(Wait(2.9 * GRACE)) == []
+        assert len(teller.happen(Wait(0.1 * GRACE))) == 2
+
+    def test_6_an_expiry_is_held_like_an_absence(self) -> None:
+        teller = told([put(1), put(2)])
+        teller.fold.recover(teller.now)
+        assert teller.happen(EXPIRE, Wait(2 * GRACE), put(1)) == []
+        assert teller.happen(EXPIRE, Wait(3 * GRACE)) == [removed(A, EXPIRED)]
+
+    def test_6_an_orderly_leave_is_told_at_once(self) -> None:
+        teller = told([put(1)])
+        teller.fold.recover(teller.now)
+        assert teller.happen(EXPIRE) == []
+        assert teller.happen(UNREGISTER) == [removed(A, UNREGISTERED)]
+        assert teller.happen(Wait(20 * GRACE)) == []
+
+    def test_6_later_removals_are_held_for_the_grace_alone(self) -> None:
+        teller = told([put(1)])
+        teller.fold.recover(teller.now)
+        assert teller.happen(Wait(10 * GRACE), EXPIRE, Wait(GRACE)) == [removed(A, EXPIRED)]
+
     @pytest.mark.parametrize("lost", [[put(1, "b")], [put(1, "b"), put(1), put(1, "b")]])
     def test_3_what_was_lost_on_the_way_is_found_by_a_snapshot(self, lost: Log) -> None:
         teller = told([put(1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,12 +24,12 @@ from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
 
-__all__ = ["Admin", "Server", "StreamState"]
+__all__ = ["Admin", "Difference", "Server", "StreamState"]
 
 # A fence that no message can meet: whatever carries it is refused, and changes nothing.
 _NEVER = str(2**62)
-# For those who only look.
-_NO_TOMBSTONES = "1s"
+# How long the marks of removals stay that a tool makes.
+_TOMBSTONE_TTL = "300s"
 # What is asked this way is told by the server's next answer.
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
@@ -198,9 +199,22 @@ class Admin:
         if not await stream.look() or not stream.leases:
             return {}
         now = stream.clock.current()
-        found = await Ghosts(self._api, stream, _NO_TOMBSTONES).overdue("")
+        found = await Ghosts(self._api, stream, _TOMBSTONE_TTL).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}
+
+    async def remove_overdue(self, name: str, keys: Collection[str]) -> int:
+        """Remove those of `keys` whose leases are overdue, with their values; return how many values.
+
+        Each removal is fenced: an owner that renews meanwhile keeps its entry.
+        """
+        stream = self.stream(name)
+        if not await stream.look() or not stream.leases:
+            return 0
+        ghosts, skip = Ghosts(self._api, stream, _TOMBSTONE_TTL), len(stream.lease_prefix)
+        return await ghosts.remove_overdue(
+            [lease for lease in await ghosts.overdue("") if lease.subject[skip:] in keys]
+        )
 
     async def differences(self, name: str) -> list[Difference]:
         """Return which nodes' copies of the bucket `name` differ from the leader's, and in what.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import orjson
 
 from ... import log
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
@@ -151,7 +152,7 @@ class JetStreamApi:
         raises.
         """
         subject = f"$JS.API.{subject}"
-        payload = json.dumps(body).encode() if body is not None else b""
+        payload = orjson.dumps(body) if body is not None else b""
         answer = await self.link.request(subject, payload, timeout=timeout)
         with self.understanding(subject):
             return _parse(answer, subject)
@@ -215,7 +216,7 @@ def _parse(answer: Msg, subject: str) -> dict[str, Any]:
                 "reach; start nats-server with -js, or enable it for the account"
             )
         raise NoResponderError(f"no stream listens to {subject}, or it has no leader")
-    fields = json.loads(answer.data)
+    fields = orjson.loads(answer.data)
     error = fields.get("error")
     if error is None:
         return dict(fields)

@@ -33,9 +33,12 @@ __all__ = ["Sweeper"]
 
 _log = log.logger(__name__)
 
-# Seconds after a reason to sweep. Not sooner: a server that starts fires what is overdue within a second, and
-# owners that are alive renew before that. Each is drawn from a spread, so that a fleet does not come at once.
-_ROUNDS_S, _SPREAD_S = (1.5, 4.0, 6.5, 9.0, 14.0), 0.7
+# Seconds after a reason to sweep, each with a random delay so that a fleet does not come at once. The first
+# one gives leases to values that have none, which harms no living owner.
+_ROUNDS_S, _SPREAD_S = (1.5, 3.2, 5.0, 7.5, 10.0, 15.0), 0.7
+# Only so long after a reason are overdue leases taken for dead. A server that starts fires what is overdue
+# within a second; of a large fleet some owners take longer to renew.
+_OWNERS_RETURN_S = 3.0
 _SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S = 0.002, 3.0
 # Seconds between two sweeps without a reason, for the whole fleet.
 _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
@@ -55,6 +58,7 @@ class _Round:
     due: float
     since: float
     has_reason: bool
+    removes: bool = True
 
 
 class Sweeper:
@@ -96,7 +100,7 @@ class Sweeper:
         self._rounds = [one for one in self._rounds if not one.has_reason]
         for after in _ROUNDS_S:
             due = now + after + random.uniform(0, _SPREAD_S) + self._spread()  # noqa: S311 (spreads load)
-            self._rounds.append(_Round(due, now + after, True))
+            self._rounds.append(_Round(due, now + after, True, after >= _OWNERS_RETURN_S))
         heapq.heapify(self._rounds)
         self._is_confined = False  # permissions may have changed
         self._wake.set()
@@ -164,11 +168,11 @@ class Sweeper:
         self._count += 1
         is_thorough = due.has_reason or self._count % _THOROUGH_EVERY == 0
         for prefix in await self._claimed(due.since):
-            await self._sweep_below(prefix, is_thorough)
+            await self._sweep_below(prefix, is_thorough=is_thorough, removes=due.removes)
 
-    async def _sweep_below(self, prefix: str, is_thorough: bool) -> None:
-        overdue = [lease for lease in await self._ghosts.overdue(prefix) if not self._is_held(lease)]
-        removed = await self._ghosts.remove_overdue(overdue)
+    async def _sweep_below(self, prefix: str, *, is_thorough: bool, removes: bool) -> None:
+        overdue = await self._ghosts.overdue(prefix) if removes else []
+        removed = await self._ghosts.remove_overdue([one for one in overdue if not self._is_held(one)])
         if removed:
             _log.warning(
                 "removed %d entries of %s that a server brought back: their leases ended long ago",

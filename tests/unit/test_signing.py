@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import os
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,11 @@ from natsdisc.signing import Signature, Signer, Trust, UntrustedError, canonical
 BUCKET, KEY, VALUE, OWNER = "prod_v1_instances", "shop.cart.checkout.1f", b'{"type":"Endpoint"}', "a1b2"
 
 
+RANDOM = random.Random(1)  # the names of the tests are the same in every process
+
+
 def new_seed(prefix: int = nkeys.PREFIX_BYTE_USER) -> bytes:
-    seed: bytes = nkeys.encode_seed(os.urandom(32), prefix)
+    seed: bytes = nkeys.encode_seed(RANDOM.randbytes(32), prefix)
     return seed
 
 

@@ -376,7 +376,7 @@ class Stream:
             )
 
     def _tell_limits(self, config: dict[str, Any]) -> None:
-        _log.info(
+        _log.debug(
             "made the bucket %s: %s storage, %d replicas",
             self.bucket,
             config["storage"],

@@ -70,7 +70,7 @@ class SignedValue(bytes):
 
 
 class _Untrusted(bytes):
-    """What stands for a value that is not believed."""
+    """The mark in place of a value that is not believed."""
 
     def __repr__(self) -> str:
         return "UNTRUSTED"

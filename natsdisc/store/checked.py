@@ -1,4 +1,4 @@
-"""What a reader reports, less what no trusted key has signed."""
+"""The reports of a reader, without the values that no trusted key has signed."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
+from .store.jetstream.ghosts import MARK
 from .store.jetstream.stream_config import StreamOptions
 
 __all__ = ["LIMITS", "Permissions", "Role", "inbox_prefix_of", "permissions"]
@@ -135,6 +136,7 @@ def permissions(
                 f"{api_prefix}.STREAM.MSG.GET.{stream}",
                 f"$KV.{bucket}.{below}",
                 f"$NATSDISC.LEASE.{bucket}.{below}",
+                *([f"$NATSDISC.LEASE.{bucket}.{MARK}"] if place else []),
             ]
         if role is Role.OPERATOR or (role is Role.REGISTRAR and create):
             publish.append(f"{api_prefix}.STREAM.CREATE.{stream}")

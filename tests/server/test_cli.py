@@ -337,7 +337,7 @@ TRANSPORT = ["--transport", "tcp=h:1"]
         ([*REGISTER, *TRANSPORT, "--id", "xyz"], ["hexadecimal"]),
         ([*REGISTER, *TRANSPORT, "--id", "1" * 17], ["64-bit"]),
         ([*REGISTER, *TRANSPORT, "--ttl", "soon"], ["none"]),
-        ([*REGISTER, *TRANSPORT, "--ttl", "0.1"], ["at least 1 s"]),
+        ([*REGISTER, *TRANSPORT, "--ttl", "0.1"], ["1 to 31536000 s"]),
         (["ls", "--server", " , "], ["--server"]),
         (["ls", "--server", "http://127.0.0.1:1"], ["http"]),
         (["ls", "--bucket-prefix", "a b"], ["a b"]),

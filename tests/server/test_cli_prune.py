@@ -52,11 +52,6 @@ def strip(raw: Raw, count: int) -> None:
     raw.sync()
 
 
-async def swept() -> None:
-    """The owner's own look for the dead, after its first registrations, is over."""
-    await eventually(lambda: not any("sweep" in repr(task) for task in asyncio.all_tasks()), PATIENCE)
-
-
 async def pruned(shell: Shell, *arguments: str) -> list[dict[str, Any]]:
     outcome = await shell.run("prune", *arguments, "--json")
     assert outcome.code == 0, outcome
@@ -73,7 +68,6 @@ async def test_nobody_alive_is_removed_while_leases_are_taken_away(server: NatsS
         async with owner.list_and_watch(endpoints()) as events, asyncio.timeout(PATIENCE):
             for _ in range(count):
                 assert isinstance(await anext(events), natsdisc.Added)
-            await swept()
             with Raw(server.port) as raw:
                 strip(raw, count)
                 process = await shell.start("prune", "bank/*", "--yes", "--json", "--wait", "20s")
@@ -96,7 +90,6 @@ async def test_an_owner_renews_the_lease_that_it_is_given(server: NatsServer, sh
         await Admin.connect(server.url, {}) as admin,
     ):
         mine = await owner.register(spec(0))
-        await swept()
 
         async def lent() -> bool:
             lease = await Inspector(admin).lease(BUCKET, "bank.pay.e0.1")

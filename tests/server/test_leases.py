@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import nats
 import pytest
@@ -135,11 +135,16 @@ async def test_the_wall_clock_of_the_client_is_never_read(
 
 
 @pytest.mark.parametrize("outage", [0.5, 4.0], ids=["within the ttl", "twice the ttl"])
-async def test_a_server_outage_is_not_seen_while_everyone_lives(prefix: str, outage: float) -> None:
+@pytest.mark.parametrize(
+    ("storage", "reason"), [("file", RemovalReason.EXPIRED), ("memory", RemovalReason.MISSING)]
+)
+async def test_a_server_outage_is_not_seen_while_everyone_lives(
+    prefix: str, outage: float, storage: Literal["file", "memory"], reason: RemovalReason
+) -> None:
     with NatsServer() as server:
         async with (
-            natsdisc.connect(server.url, bucket_prefix=prefix, lease_ttl=2) as service,
-            natsdisc.connect(server.url, bucket_prefix=prefix, lease_ttl=2) as dies,
+            natsdisc.connect(server.url, bucket_prefix=prefix, lease_ttl=2, storage=storage) as service,
+            natsdisc.connect(server.url, bucket_prefix=prefix, lease_ttl=2, storage=storage) as dies,
             natsdisc.connect(server.url, bucket_prefix=prefix) as watcher,
             watcher.list_and_watch(endpoints()) as events,
         ):
@@ -155,7 +160,7 @@ async def test_a_server_outage_is_not_seen_while_everyone_lives(prefix: str, out
             await asyncio.sleep(outage)  # the outage is the fault, not a way to wait for something
             await asyncio.to_thread(server.start)
             # The one that died meanwhile is the only event; everybody else is still there.
-            assert await next_event(events) == Removed(ghost.id, RemovalReason.EXPIRED)
+            assert await next_event(events) == Removed(ghost.id, reason)
             assert await watcher.list(endpoints()) == mine
             beats = service.stats().heartbeats
             await eventually(lambda: service.stats().heartbeats > beats + 100, timeout=PATIENCE)

@@ -565,4 +565,4 @@ def test_the_suite_runs_against_a_server_by_its_url(nats_url: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert "6 passed" in done.stdout

@@ -67,7 +67,7 @@ class Ghosts:
     async def overdue(self, prefix: str) -> list[StoredMessage]:
         """Return the leases below the tokens of `prefix` that should have fired and will not."""
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
-        now = self._stream.clock.current()
+        now = self._stream.leader_time()
         found: list[StoredMessage] = []
         sequence = self._resume_at.pop(prefix, 1)
         for _ in range(_MOST_LEASES):

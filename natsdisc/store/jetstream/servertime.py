@@ -73,15 +73,6 @@ class ServerTime:
         """Drop the estimate: the next answer may come from another server, or from a clock that was set."""
         self._at, self.error = None, float("inf")
 
-    def current(self) -> datetime:
-        """Return the server's time, off by `error` seconds at most.
-
-        Raises StoreUnavailableError when the connection broke since the server was last asked.
-        """
-        if self._at is None:
-            raise StoreUnavailableError("the connection broke: the server has to be asked for its time again")
-        return self._at + timedelta(seconds=time.monotonic() - self._measured)
-
     def after(self, seconds: float) -> str:
         """Return the server's time in `seconds` from now, not earlier, as RFC 3339.
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ... import log
@@ -33,8 +33,6 @@ __all__ = ["StoredMessage", "Stream"]
 
 _log = log.logger(__name__)
 
-# A bucket that was found unusable is looked at again after this many seconds: it may have been put right.
-_FAULT_SHARED_S = 1.0
 # How full a limited bucket may be, and for how long (seconds) that is known.
 _FULL, _ROOM_SHARED_S = 0.9, 1.0
 # What a registration takes besides its value: subjects, headers and its lease.
@@ -76,6 +74,7 @@ class Stream:
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self._bytes = 0
+        self._told_time: tuple[datetime, float] | None = None
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
@@ -130,6 +129,17 @@ class Stream:
     def ttls(self) -> bool:
         """Whether the stream, as it was last seen, takes per-message TTLs (ADR-43)."""
         return self._config is not None and bool(self._config.get("allow_msg_ttl"))
+
+    def leader_time(self) -> datetime:
+        """Return the time that the leader told with its last answer, plus what has passed since.
+
+        Unlike `clock` it does not weigh one answer against others: what is judged by it must not be judged
+        by a clock that was set meanwhile. Raises StoreUnavailableError before the first answer.
+        """
+        if self._told_time is None:
+            raise StoreUnavailableError(f"the leader of {self.name} has not told its time yet")
+        told, received = self._told_time
+        return told + timedelta(seconds=time.monotonic() - received)
 
     def forget(self) -> None:
         """Look again before the next write: the stream may have been deleted or made anew."""
@@ -254,22 +264,17 @@ class Stream:
         `timeout` and `again_every` (seconds) are `look`'s. With `even_unsafe`, a bucket that can lose data is
         taken as it is: what is registered there already is worth renewing. Raises UnsupportedServerError.
         """
-        if self._config is None or (leases and not self.leases) or self._fault is not None:
+        is_doubtful = self._fault is not None and not even_unsafe  # it may have been put right meanwhile
+        if self._config is None or (leases and not self.leases) or is_doubtful:
             # One task looks and makes it; all that came at the same time go on with that.
             async with self._looking:
-                if self._is_in_doubt and not await self.look(timeout, again_every=again_every):
+                must_look = self._config is None or (self._fault is not None and not even_unsafe)
+                if must_look and not await self.look(timeout, again_every=again_every):
                     await self._create(leases)
                 if leases and not self.leases:
                     await self._extend()
         if not (even_unsafe and self._config is not None):
             self.check()
-
-    @property
-    def _is_in_doubt(self) -> bool:
-        """Whether the stream has to be looked at: it is unknown, or may have been put right meanwhile."""
-        if self._config is None:
-            return True
-        return self._fault is not None and time.monotonic() - self._looked > _FAULT_SHARED_S
 
     def tell_what_is_wrong(self, error: DiscoveryError) -> None:
         """Log what a watch waits for somebody to put right; the same kind of error once in five minutes."""
@@ -426,6 +431,7 @@ class Stream:
             if before is not None:
                 self.on_new_leader()
         if "ts" in info:
+            self._told_time = datetime.fromisoformat(info["ts"]), time.monotonic()
             self.clock.observe(info["ts"], sent, time.monotonic())
 
 

@@ -119,7 +119,7 @@ def not_a_bucket(config: Mapping[str, Any], values: str) -> str | None:
     """Return why the stream holds no KV bucket with the subjects `values`; None if it does."""
     if values in (config.get("subjects") or ()) or config.get("mirror"):
         return None
-    return f"it does not hold {values}; rename it, or choose a bucket_prefix"
+    return f"it is not a KV bucket, for it does not hold {values}; rename it, or choose a bucket_prefix"
 
 
 def data_loss(config: Mapping[str, Any], values: str) -> str | None:

@@ -6,7 +6,8 @@ Rules
 2. Otherwise a sweep is made once in a while. In a cluster with file storage that is more often, because a
    node that comes back with a wrong copy tells nobody.
 3. One process sweeps for all: it leaves a mark in the bucket, and the others see that it is young.
-4. A process sweeps everything if its permissions allow that, else the places of its own instances.
+4. A process sweeps everything. If its permissions do not allow that, it voids its mark, so that another
+   process comes, and sweeps the places of its own instances.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,6 +50,8 @@ _THOROUGH_EVERY = 5
 # A leader that had dead entries has only living ones after this.
 _LEADER_SETTLES_S = 15.0
 _MARK_TTL = "1h"
+# On a mark whose process could not sweep.
+_VOID = "Natsdisc-Void"
 
 
 @dataclass(order=True, slots=True)
@@ -167,8 +170,18 @@ class Sweeper:
             return  # nothing comes back there
         self._count += 1
         is_thorough = due.has_reason or self._count % _THOROUGH_EVERY == 0
-        for prefix in await self._claimed(due.since):
-            await self._sweep_below(prefix, is_thorough=is_thorough, removes=due.removes)
+        if not self._is_confined:
+            try:
+                if await self._claim(MARK, due.since):
+                    await self._sweep_below("", is_thorough=is_thorough, removes=due.removes)
+                return
+            except PermissionDeniedError:
+                # Until the next reason: the server and the user's callbacks hear of each refusal.
+                self._is_confined = True
+                await self._void(MARK)
+        for prefix in sorted({prefix for prefix, _ in self._holders.values()}):
+            if await self._claim(f"{prefix}.{MARK}", due.since):
+                await self._sweep_below(prefix, is_thorough=is_thorough, removes=due.removes)
 
     async def _sweep_below(self, prefix: str, *, is_thorough: bool, removes: bool) -> None:
         overdue = await self._ghosts.overdue(prefix) if removes else []
@@ -226,22 +239,18 @@ class Sweeper:
                 ),
             )
 
-    async def _claimed(self, since: float) -> Collection[str]:
-        """Return the prefixes that this process is the one to sweep now."""
-        if not self._is_confined:
-            try:
-                return [""] if await self._claim(MARK, since) else []
-            except PermissionDeniedError:
-                self._is_confined = True
-        own = sorted({prefix for prefix, _ in self._holders.values()})
-        return [prefix for prefix in own if await self._claim(f"{prefix}.{MARK}", since)]
+    async def _void(self, tokens: str) -> None:
+        """Take back a mark, if that is allowed, so that another process sweeps."""
+        with suppress(DiscoveryError):
+            headers = {_VOID: "1", TTL: _MARK_TTL}
+            await (await self._api.publish(self._stream.lease_prefix + tokens, b"", headers)).sequence()
 
     async def _claim(self, tokens: str, since: float) -> bool:
         """Leave a mark, unless another process left one after the moment `since`."""
         subject = self._stream.lease_prefix + tokens
         last = await self._stream.last_message(subject)
-        moment = self._stream.clock.current() - timedelta(seconds=time.monotonic() - since)
-        if last is not None and last.stored > moment:
+        moment = self._stream.leader_time() - timedelta(seconds=time.monotonic() - since)
+        if last is not None and last.stored > moment and _VOID not in last.headers:
             return False
         headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}
         try:

@@ -53,6 +53,7 @@ class Registrar:
         self._held: dict[InstanceId, Registration] = {}
         self._locks: weakref.WeakValueDictionary[InstanceId, asyncio.Lock] = weakref.WeakValueDictionary()
         self._swept: dict[tuple[Bucket, str], Callable[[], None]] = {}
+        self._holders: dict[Bucket, _Holder] = {}
         self._reports = Reports()
         self._renewals = Renewals(
             store.clock,
@@ -197,10 +198,11 @@ class Registrar:
 
     async def unregister(self, id: InstanceId) -> None:
         """End a registration of ours; another owner's value under its id stays."""
-        registration = self._held.get(id)
-        if registration is not None:
-            self._let_go(registration)
-            async with self._lock(id):
+        # What waits for the lock may replace the registration: the one that is held then has to go.
+        async with self._lock(id):
+            registration = self._held.get(id)
+            if registration is not None:
+                self._let_go(registration)
                 await self._delete(registration)
 
     def _let_go(self, registration: Registration) -> None:
@@ -298,8 +300,9 @@ class Registrar:
         """Have the component of a leased instance kept free of dead ones, as long as this process lives."""
         place = registration._bucket, ".".join(registration._key.split(".")[:2])
         if registration.lease_ttl is not None and place not in self._swept:
-            holder = _Holder(self.held_keys, registration._bucket, self._stats)
-            self._swept[place] = registration._bucket.keep_swept(place[1], holder)
+            bucket = registration._bucket
+            holder = self._holders.setdefault(bucket, _Holder(self.held_keys, bucket, self._stats))
+            self._swept[place] = bucket.keep_swept(place[1], holder)
 
     # Renewing.
 
@@ -486,8 +489,8 @@ class _Holder:
     def __init__(self, held: Callable[[Bucket], frozenset[str]], bucket: Bucket, stats: Counters) -> None:
         self._held, self._bucket, self._stats = held, bucket, stats
 
-    def holds(self, key: str) -> bool:
-        return key in self._held(self._bucket)
+    def held(self) -> frozenset[str]:
+        return self._held(self._bucket)
 
     def note_swept(self, count: int) -> None:
         self._stats.swept += count

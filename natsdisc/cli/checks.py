@@ -266,7 +266,7 @@ class _Examination:
 
     async def _copies(self, kind: Kind) -> Finding | None:
         """Compare the copies of a replicated bucket; None where there is nothing to compare."""
-        state = self._states[kind]
+        state = self._states.get(kind)
         if state is None or state.replicas < 2 or state.leader is None or not self._may_look():
             return None
         name = f"copies {BUCKETS[kind]}"

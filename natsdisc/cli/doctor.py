@@ -81,7 +81,7 @@ def doctor(
         options={"replicas": replicas, "storage": storage},
     )
     patient.permissions(patient.role)  # bad names are told before anything is asked
-    findings = run(_examine(patient, as_json))
+    findings = run(_examine(patient, as_json), quiet=True)
     if as_json:
         say_json(pretty([dataclasses.asdict(finding) for finding in findings]))
     if any(finding.state == BROKEN for finding in findings):

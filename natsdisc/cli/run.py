@@ -28,10 +28,11 @@ class Stopped(Exception):  # noqa: N818 - an event, not an error
         self.exit_code = 128 + number
 
 
-def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False) -> _T:
+def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False, quiet: bool = False) -> _T:
     """What `work` returns. A signal cancels it; further ones are ignored while it closes, as that is quick.
 
-    With `needs_reader`, so does the end of whoever reads our stdout through a pipe.
+    With `needs_reader`, so does the end of whoever reads our stdout through a pipe. With `quiet`, the
+    library's log is not shown.
     Raises Stopped (SIGINT, SIGTERM, SIGHUP), BrokenPipeError, and what `work` raises.
     """
     logger = logging.getLogger("natsdisc")
@@ -43,6 +44,8 @@ def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False) -> _T:
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         # Without a handler Python itself writes what nats-py and asyncio log, as it is.
         logging.getLogger().addHandler(_Others())
+    if quiet:
+        logger.setLevel(logging.CRITICAL)
     try:
         return asyncio.run(_guarded(work, needs_reader))
     except KeyboardInterrupt:  # where loops take no signal handlers

@@ -176,8 +176,8 @@ class Reader(Protocol):
 class Holder(Protocol):
     """A user of a bucket whose entries must not be swept. Every method is quick and never raises."""
 
-    def holds(self, key: str) -> bool:
-        """Return whether `key` is this user's."""
+    def held(self) -> frozenset[str]:
+        """Return this user's keys."""
 
     def note_swept(self, count: int) -> None:
         """Count entries that were removed because their owners are gone."""
@@ -278,9 +278,6 @@ class Bucket(Protocol):
         A `shared` watch may be read together with others of this process, and so begin with a snapshot that
         was taken earlier and kept up to date since; one that is not asks the server now.
         """
-
-    def watchall(self, sink: Sink) -> Reader:
-        """`watch` for every key."""
 
 
 class Store(Protocol):

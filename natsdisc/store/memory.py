@@ -174,9 +174,6 @@ class MemoryBucket:
         self._readers.add(reader)
         return reader
 
-    def watchall(self, sink: Sink) -> Reader:
-        return self.watch("", sink)
-
     def _check_fence(self, key: str, revision: int) -> None:
         entry = self._entries.get(key)
         if entry is None or entry.revision != revision:

@@ -224,9 +224,6 @@ class SignedBucket:
         checked = CheckedSink(sink, self.name, self._trust, self._refused, self._wall)
         return CheckedReader(self._bucket.watch(prefix, checked, shared=shared), checked, self._clock)
 
-    def watchall(self, sink: Sink) -> Reader:
-        return self.watch("", sink)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bucket, name)
 

@@ -177,9 +177,6 @@ class JetStreamBucket:
             self._api, self._stream, tokens, sink, self._api.gate, granted=granted, patient=patient
         )
 
-    def watchall(self, sink: Sink) -> Reader:
-        return self.watch("", sink)
-
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         return await self._renew(leases, self._renew_timeout)
 
@@ -474,11 +471,6 @@ class JetStreamBucket:
                     if self._clock.until(schedule.removeprefix(_AT)) > -_OVERDUE:
                         return headers[OWNER]
         return entry.owner
-
-    async def _lease_owner(self, key: str, timeout: float) -> str | None:
-        """Who holds the lease of `key`."""
-        message = await self._stream.last_message(self._stream.lease_prefix + key, timeout)
-        return message.headers.get(OWNER) if message is not None else None
 
     async def _retried(self, attempt: Callable[[float], Awaitable[_T]]) -> _T:
         """What `attempt(timeout)` answers, tried again while the store is unavailable."""

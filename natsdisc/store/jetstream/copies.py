@@ -37,15 +37,15 @@ class Difference:
     missing: frozenset[str]
 
 
-async def differences(api: JetStreamApi, stream: Stream) -> list[Difference]:
-    """Compare the values of every copy in reach with the leader's.
+async def differences(api: JetStreamApi, stream: Stream, prefix: str = "") -> list[Difference]:
+    """Compare the values below the tokens of `prefix` in every copy in reach with the leader's.
 
     Raises StoreUnavailableError, PermissionDeniedError, ApiError.
     """
     nodes = _nodes(await stream.cluster(0.0, 2.0))
     if len(nodes) < 2:
         return []
-    filter = f"{stream.subject_prefix}>"
+    filter = f"{stream.subject_prefix}{prefix}.>" if prefix else f"{stream.subject_prefix}>"
     expected = await stream.count(filter)
     counts = await _counts(api, stream, filter, nodes)
     suspects = {node for node, count in counts.items() if count != expected}

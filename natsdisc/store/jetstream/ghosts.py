@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from ...errors import ConflictError, StoreUnavailableError
+from ...lease import read_ttl
 from .api import JetStreamApi
 from .messages import (
     EXPECTED_SEQUENCE,
@@ -114,7 +115,7 @@ class Ghosts:
 
     async def _give_lease(self, value: StoredMessage) -> bool:
         key = value.subject[len(self._stream.subject_prefix) :]
-        lasts = max(_SHORTEST_LEASE, _PART_OF_TTL * _ttl(value.headers) + 1)
+        lasts = max(_SHORTEST_LEASE, _PART_OF_TTL * (read_ttl(value.headers[LEASED]) or 0.0) + 1)
         return await self._publish(
             self._stream.lease_prefix + key,
             {
@@ -172,14 +173,6 @@ def lease_time(headers: dict[str, str]) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else None
-
-
-def _ttl(headers: dict[str, str]) -> float:
-    """Return the seconds that the lease of a value lasts, as its owner wrote them."""
-    try:
-        return min(max(float(headers[LEASED]), 0.0), 3600.0)
-    except ValueError:
-        return 0.0
 
 
 async def _some_at_once(work: Callable[[_T], Awaitable[_R]], items: Iterable[_T]) -> list[_R]:

@@ -312,23 +312,13 @@ class OrderedReader:
         if delivery.doubt is not None:
             return delivery.doubt
         if extra or missing:
-            self._report_copy(consumer.node or "", len(extra), len(missing))
+            self._stream.note_wrong_copy(consumer.node or "", len(extra), len(missing))
         if missing and self._wrong_copies < _MOST_WRONG_COPIES:
             self._wrong_copies += 1
             return Doubt.COPY
         self._wrong_copies = 0
         delivery.settle(believed)
         return None
-
-    def _report_copy(self, node: str, extra: int, missing: int) -> None:
-        self._stream.on_wrong_copy()
-        self._sink.stale(
-            Doubt.COPY,
-            StoreUnavailableError(
-                f"watching {self._filter}: the copy of {self._stream.name} on the node {node} has {extra} "
-                f"entries that the leader has not, and lacks {missing}; see `natsdisc doctor`"
-            ),
-        )
 
     def _new_delivery(self, consumer: str) -> Delivery:
         def answer(subject: str) -> None:

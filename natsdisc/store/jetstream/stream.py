@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ from .api import (
 from .link import REQUEST_TIMEOUT
 from .messages import parse_headers
 from .servertime import ServerTime
-from .stream_config import MAX_CONSUMERS, NewStream, StreamOptions, data_loss, extended, not_a_bucket
+from .stream_config import MAX_CONSUMERS, NewStream, Storage, StreamOptions, data_loss, extended, not_a_bucket
 
 __all__ = ["StoredMessage", "Stream"]
 
@@ -82,6 +84,8 @@ class Stream:
         self._info_denied_until = float("-inf")
         self._told: dict[type[DiscoveryError], float] = {}
         self._consumers_asked = float("-inf")
+        self._wrong_copies: dict[str, float] = {}
+        self._last_storage: Storage | None = None
 
     @property
     def info_denied(self) -> bool:
@@ -178,13 +182,6 @@ class Stream:
         asking = self._asking
         await asyncio.wait((asking,))
         return self._cluster if asking.result() else {}
-
-    async def content(self) -> tuple[int, int] | None:
-        """What tells one content from another: the last message's number, and how many there are.
-
-        A purge changes only the second. None when there is no stream.
-        """
-        return self._content if await self.look() else None
 
     async def subjects(self, filter: str) -> set[str]:
         """Return the subjects below `filter` that have a message; none when there is no stream."""
@@ -289,6 +286,23 @@ class Stream:
             extra=log.fields("watches_wait", bucket=self.bucket, error=error),
         )
 
+    def note_wrong_copy(self, node: str, extra: int, missing: int) -> None:
+        """Log that the copy on `node` differs from the leader's subjects, and have it mended."""
+        self.on_wrong_copy()
+        now = time.monotonic()
+        if now - self._wrong_copies.get(node, float("-inf")) < _TELL_AGAIN_S:
+            return
+        self._wrong_copies[node] = now
+        _log.warning(
+            "the copy of %s on node %s has %d entries that its leader has not, and lacks %d; watches do not "
+            "believe it; `natsdisc doctor` says how to mend it",
+            self.name,
+            node,
+            extra,
+            missing,
+            extra=log.fields("wrong_copy", bucket=self.bucket, node=node, extra=extra, missing=missing),
+        )
+
     async def raise_consumer_limit(self) -> None:
         """Let the stream have more consumers, if nobody has set a number and this user may change that.
 
@@ -334,7 +348,8 @@ class Stream:
         new = NewStream(
             self.name,
             (f"{self.subject_prefix}>", f"{self.lease_prefix}>"),
-            self._options,
+            # A bucket that was lost is made again as it was.
+            replace(self._options, storage=self._options.storage or self._last_storage),
             server=_version(self._api.link.server_version),
             leases=leases,
         )
@@ -420,6 +435,7 @@ class Stream:
 
     def _take(self, info: dict[str, Any], sent: float) -> None:
         self._config = config = info["config"]
+        self._last_storage = config.get("storage")
         values = f"{self.subject_prefix}>"
         self._fault = not_a_bucket(config, values) or data_loss(config, values)
         self._cluster, self._looked = info.get("cluster") or {}, sent
@@ -442,5 +458,5 @@ def _retrieve(task: asyncio.Task[bool]) -> None:
 
 
 def _version(text: str) -> tuple[int, int]:
-    major, minor, _ = text.split(".")
+    major, minor = [*re.findall(r"\d+", text), "0", "0"][:2]
     return int(major), int(minor)

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from ...errors import InvalidNameError, InvalidValueError
 from ...lease import MAX_TTL
 
-__all__ = ["MAX_CONSUMERS", "NewStream", "StreamOptions", "data_loss", "extended", "not_a_bucket"]
+__all__ = ["MAX_CONSUMERS", "NewStream", "Storage", "StreamOptions", "data_loss", "extended", "not_a_bucket"]
 
 Storage: TypeAlias = Literal["file", "memory"]
 

@@ -16,7 +16,7 @@ import asyncio
 import heapq
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,11 +45,15 @@ _SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S = 0.002, 3.0
 _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
 # So many processes look at the mark as often as that; of more, each looks the more rarely.
 _FLEET = 20
+# But a dead entry is to be gone within a minute, whatever the number of processes is taken for.
+_LONGEST_PAUSE_S = 45.0
 # Values without a lease are looked for with every sweep that has a reason, else with one in this many.
 _THOROUGH_EVERY = 5
 # A leader that had dead entries has only living ones after this.
 _LEADER_SETTLES_S = 15.0
 _MARK_TTL = "1h"
+# How often a close cancels the task, and how long (seconds) it waits each time.
+_MOST_CANCELS, _CANCEL_S = 5, 0.1
 # On a mark whose process could not sweep.
 _VOID = "Natsdisc-Void"
 
@@ -86,7 +90,7 @@ class Sweeper:
         is_new = prefix not in {known for known, _ in self._holders.values()}
         self._holders[number] = (prefix, holder)
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"natsdisc-sweeper {self._stream.bucket}")
+            self._start()
         if is_new:
             self.sweep_soon()
 
@@ -94,6 +98,22 @@ class Sweeper:
             self._holders.pop(number, None)
 
         return end
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"natsdisc-sweeper {self._stream.bucket}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Start the task again, unless it was closed: only somebody else's cancellation ends it."""
+        if task is not self._task:
+            return
+        _log.error(
+            "the task that sweeps the bucket %s ended; it is started again",
+            self._stream.bucket,
+            extra=log.fields("task_ended", task=task.get_name()),
+        )
+        with suppress(RuntimeError):  # the loop has ended, and all that ran in it
+            self._start()
 
     def sweep_soon(self) -> None:
         """Sweep because something happened that may have brought back what is dead."""
@@ -110,10 +130,13 @@ class Sweeper:
 
     async def aclose(self) -> None:
         """End the sweeps."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-            self._task = None
+        task, self._task = self._task, None
+        for _ in range(_MOST_CANCELS):
+            if task is None or task.done():
+                break
+            # A flush of nats-py that never comes to its end may swallow a cancellation.
+            task.cancel()
+            await asyncio.wait((task,), timeout=_CANCEL_S)
 
     def _spread(self) -> float:
         messages = self._stream.messages
@@ -146,6 +169,7 @@ class Sweeper:
             if not any(not one.has_reason for one in self._rounds):
                 period = self._period()
                 pause = period * random.uniform(0.5, 1.5) * max(1.0, self._processes() / _FLEET)  # noqa: S311
+                pause = min(pause, max(period, _LONGEST_PAUSE_S))
                 heapq.heappush(self._rounds, _Round(now + pause, now + pause - period / 2, False))
             self._wake.clear()
             if self._rounds[0].due <= now and self._holders:
@@ -185,7 +209,7 @@ class Sweeper:
 
     async def _sweep_below(self, prefix: str, *, is_thorough: bool, removes: bool) -> None:
         overdue = await self._ghosts.overdue(prefix) if removes else []
-        removed = await self._ghosts.remove_overdue([one for one in overdue if not self._is_held(one)])
+        removed = await self._ghosts.remove_overdue(self._not_held(overdue))
         if removed:
             _log.warning(
                 "removed %d entries of %s that a server brought back: their leases ended long ago",
@@ -195,10 +219,8 @@ class Sweeper:
             )
         given = 0
         if is_thorough:
-            orphans = [
-                value for value in await self._ghosts.without_lease(prefix) if not self._is_held(value)
-            ]
-            given = await self._ghosts.give_leases(orphans)
+            orphans = await self._ghosts.without_lease(prefix)
+            given = await self._ghosts.give_leases(self._not_held(orphans))
         if given:
             _log.warning(
                 "%d entries of %s had no lease any more; without an owner they end within seconds",
@@ -209,13 +231,13 @@ class Sweeper:
         if removed or given:
             self._removed_at = time.monotonic()
             self._tell(lambda holder: holder.note_swept(removed + given))
-        if self._stream.is_replicated and not prefix:
-            await self._compare_copies()
+        if self._stream.is_replicated:
+            await self._compare_copies(prefix)
 
-    async def _compare_copies(self) -> None:
+    async def _compare_copies(self, prefix: str) -> None:
         # A leader that was wrong itself a moment ago has more than the others, for a while.
         was_wrong = time.monotonic() - self._removed_at < _LEADER_SETTLES_S
-        for difference in await differences(self._api, self._stream):
+        for difference in await differences(self._api, self._stream, prefix):
             if was_wrong and not difference.extra:
                 continue
             self._tell(lambda holder: holder.note_wrong_copy())
@@ -260,16 +282,27 @@ class Sweeper:
         return True
 
     def _tell(self, what: Callable[[Holder], None]) -> None:
-        """Call `what` with each holder once, however many prefixes it has."""
-        for holder in {id(holder): holder for _, holder in self._holders.values()}.values():
+        """Call `what` with each holder."""
+        for holder in self._all_holders():
             what(holder)
 
-    def _is_held(self, message: StoredMessage) -> bool:
+    def _all_holders(self) -> list[Holder]:
+        """Return each holder once, however many prefixes it has."""
+        return list({id(holder): holder for _, holder in self._holders.values()}.values())
+
+    def _not_held(self, messages: Iterable[StoredMessage]) -> list[StoredMessage]:
+        """Return the messages whose keys no user of this process holds."""
+        messages = list(messages)
+        held: set[str] = set()
+        for holder in self._all_holders() if messages else ():
+            held |= holder.held()
+        return [one for one in messages if self._key(one) not in held]
+
+    def _key(self, message: StoredMessage) -> str:
         for prefix in (self._stream.lease_prefix, self._stream.subject_prefix):
             if message.subject.startswith(prefix):
-                key = message.subject[len(prefix) :]
-                return any(holder.holds(key) for _, holder in self._holders.values())
-        return False
+                return message.subject[len(prefix) :]
+        return message.subject
 
     def _name(self, prefix: str) -> str:
         return f"{prefix} in {self._stream.bucket}" if prefix else f"the bucket {self._stream.bucket}"

@@ -388,6 +388,20 @@ class TestBugs:
         await eventually(lambda: service.stats().renewals.count > 2)
 
 
+class TestQueuedCalls:
+    async def test_the_last_of_them_counts(self, registry: Registry) -> None:
+        service = await registry.join(lease_ttl=60)
+        mine = await service.register(spec())
+        calls = [service.update(mine, metadata={}), service.register(spec()), service.unregister(mine)]
+        tasks = []
+        for call in calls:
+            tasks.append(asyncio.create_task(call))
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        assert service.registrations == ()
+        assert await service.list(endpoints()) == []
+
+
 class TestLettingGo:
     async def test_what_was_unregistered_is_not_kept(self, registry: Registry) -> None:
         service = await registry.join(lease_ttl=600)

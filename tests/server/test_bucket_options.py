@@ -120,6 +120,23 @@ class TestNewBuckets:
                     await discovery.register(spec, lease_ttl=None)
         assert caplog.text.count("registrations without a lease are gone") == 1
 
+    async def test_a_bucket_that_was_lost_is_made_again_as_it_was(
+        self, nats_url: str, client: nats.NATS, prefix: str
+    ) -> None:
+        async with natsdisc.connect(nats_url, bucket_prefix=prefix) as discovery:
+            await discovery.register(SPEC)
+            await request(client, f"STREAM.DELETE.KV_{prefix}_v1_instances")
+            other = EndpointSpec("ns", "comp", "other", transport=Transport.nats("addr"))
+
+            async def made_again() -> bool:
+                # A renewal may be the first to find out; without it this one makes the bucket.
+                await discovery.register(other, lease_ttl=None)
+                info = await request(client, f"STREAM.INFO.KV_{prefix}_v1_instances")
+                return "config" in info
+
+            await eventually(made_again, timeout=PATIENCE)
+            assert (await configuration(client, prefix))["storage"] == "memory"
+
 
 class TestExistingBuckets:
     async def test_options_are_kept(self, nats_url: str, client: nats.NATS, prefix: str) -> None:

@@ -214,3 +214,58 @@ async def test_copies_that_differ_are_made_alike(killed: str) -> None:
             assert stays.stats().wrong_copies > 0
         await events.aclose()
         await client.close()
+
+
+async def test_readers_of_a_wrong_copy_show_what_the_leader_has() -> None:
+    """Without a lease nobody sweeps, so the copy stays wrong; readers come to lie on every node."""
+    options: dict[str, Any] = {"storage": "file", "tombstone_ttl": 1, "lease_ttl": None}
+    async with Cluster() as cluster, natsdisc.connect(cluster.urls, **options) as owner:
+        mine = await owner.register(spec("stays"))
+        for instance in [await owner.register(spec(f"gone{number}")) for number in range(5)]:
+            await owner.unregister(instance)
+        client = await nats.connect(cluster.urls)
+
+        async def tombstones_are_gone() -> bool:
+            return len(await keys(client)) == 1
+
+        await eventually(tombstones_are_gone, PATIENCE)
+        leader = await cluster.leader(STREAM)
+        victim = next(node for node in cluster.nodes if node is not leader)
+        victim.kill()
+        await cluster.restart(victim)
+        assert max((await copies(client)).values()) == 6, "no copy is wrong: the test proves nothing"
+        for _ in range(6):
+            async with natsdisc.connect(cluster.urls) as reader:
+                assert await reader.list(endpoints()) == [mine]
+                # So many queries that further ones of the namespace share a consumer.
+                views = [reader.view(endpoints("ns", "comp", f"ep{number}")) for number in range(32)]
+                first = reader.view(endpoints("ns"))
+                await first.wait_for(0, PATIENCE)
+                second = reader.view(endpoints("ns", "comp"))  # joins it
+                await second.wait_for(0, PATIENCE)
+                assert (first.instances, second.instances) == ((mine,), (mine,))
+                assert all(len(view) == 0 for view in views)
+        assert max((await copies(client)).values()) == 6
+        await client.close()
+
+
+async def test_a_sweep_outlives_the_end_of_its_task(caplog: pytest.LogCaptureFixture) -> None:
+    def sweeping() -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if "sweeper" in task.get_name() and not task.done()]
+
+    with NatsServer() as server:
+        await live_and_die(server.url, "crashed")
+        async with natsdisc.connect(server.url, lease_ttl=3, **FILES) as stays:
+            mine = await stays.register(spec("stays", "elsewhere"))
+            [task] = sweeping()
+            task.cancel()
+            await eventually(lambda: task.done() and sweeping(), PATIENCE)
+            assert "it is started again" in caplog.text
+            server.kill()
+            await asyncio.to_thread(server.start)
+
+            async def nobody_else() -> bool:
+                return await stays.list(endpoints()) == [mine] and stays.stats().swept == 10
+
+            await eventually(nobody_else, PATIENCE)
+        assert sweeping() == []

@@ -215,7 +215,7 @@ class Registrar:
             return
         bucket, key = registration._bucket, registration._key
         try:
-            await bucket.delete(key, revision=registration._hold.revision)
+            await bucket.delete(key, revision=registration._hold.revision, lease_ttl=registration.lease_ttl)
         except ConflictError:
             found = await bucket.get(key)
             if found is None:
@@ -223,7 +223,7 @@ class Registrar:
             # `close` may have cut off the answer to a registration that was being made again.
             again = registration._hold.gone and found.value == registration._value
             if found.updated or again or not _validator(registration.id, key)(found):
-                await bucket.delete(key, revision=found.revision)
+                await bucket.delete(key, revision=found.revision, lease_ttl=found.lease_ttl)
             else:
                 _log.info(
                     "%s was taken over before it was unregistered",

@@ -254,7 +254,7 @@ class Bucket(Protocol):
         PayloadTooLargeError.
         """
 
-    async def delete(self, key: str, *, revision: int | None) -> None:
+    async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
         """Remove `key` and its lease, if `revision` (when given) wrote it. Raises ConflictError."""
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:

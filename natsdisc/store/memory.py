@@ -141,7 +141,7 @@ class MemoryBucket:
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return lambda: None  # nothing comes back here
 
-    async def delete(self, key: str, *, revision: int | None) -> None:
+    async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
         await asyncio.sleep(0)
         if key not in self._entries:
             return

@@ -198,8 +198,8 @@ class SignedBucket:
             self._note_own(key, signed)
         return revision
 
-    async def delete(self, key: str, *, revision: int | None) -> None:
-        await self._bucket.delete(key, revision=revision)
+    async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
+        await self._bucket.delete(key, revision=revision, lease_ttl=lease_ttl)
         self._own.pop(key, None)
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:

@@ -79,7 +79,8 @@ class JetStreamBucket:
     def __init__(self, api: JetStreamApi, name: str, options: StreamOptions, clock: ServerTime) -> None:
         self._api = api
         self._clock = clock
-        self._tombstone_ttl = f"{math.ceil(options.tombstone_ttl)}s"
+        self._tombstone_seconds = math.ceil(options.tombstone_ttl)
+        self._tombstone_ttl = f"{self._tombstone_seconds}s"
         self._stream = Stream(api, name, options, clock)
         self._sweeper = Sweeper(api, self._stream, self._tombstone_ttl)
         self._stream.on_new_leader = self._stream.on_wrong_copy = self._sweeper.sweep_soon
@@ -154,8 +155,8 @@ class JetStreamBucket:
             headers[SIGNATURE] = signature
         return await self._retried(lambda timeout: self._replace(key, value, revision, headers, timeout))
 
-    async def delete(self, key: str, *, revision: int | None) -> None:
-        await self._retried(lambda timeout: self._delete(key, revision, timeout))
+    async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
+        await self._retried(lambda timeout: self._delete(key, revision, timeout, lease_ttl))
 
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return self._sweeper.add(prefix, holder)
@@ -369,7 +370,9 @@ class JetStreamBucket:
                 return entry.revision  # the first answer was lost
             raise self._conflict(key, revision) from None
 
-    async def _delete(self, key: str, revision: int | None, timeout: float) -> None:
+    async def _delete(
+        self, key: str, revision: int | None, timeout: float, lease_ttl: float | None = None
+    ) -> None:
         if not self._stream.known and not await self._stream.look():
             return
         while True:
@@ -378,9 +381,9 @@ class JetStreamBucket:
                 _, entry = await self._last(key, timeout)
                 if entry is None:
                     return
-                expected = entry.revision
+                expected, lease_ttl = entry.revision, entry.lease_ttl
             try:
-                await (await self._publish_tombstone(key, expected)).sequence(timeout)
+                await (await self._publish_tombstone(key, expected, lease_ttl)).sequence(timeout)
             except WrongSequenceError:
                 _, entry = await self._last(key, timeout)
                 if entry is None:
@@ -408,12 +411,14 @@ class JetStreamBucket:
         }
         return await self._api.publish(self._stream.lease_prefix + lease.key, b"", headers)
 
-    async def _publish_tombstone(self, key: str, expected: int) -> PendingAck:
+    async def _publish_tombstone(self, key: str, expected: int, lease_ttl: float | None) -> PendingAck:
         if not self._stream.known:  # a renewal may have found a reason to look again meanwhile
             await self._stream.look()
         headers = {OPERATION: "DEL", EXPECTED_SEQUENCE: str(expected)}
         if self._stream.ttls:
-            headers[TTL] = self._tombstone_ttl
+            # A killed server may bring the lease back. With it comes no value while the tombstone is there,
+            # so the tombstone stays until the lease's time is past.
+            headers[TTL] = f"{max(self._tombstone_seconds, math.ceil(lease_ttl or 0.0))}s"
         if self._stream.leases:
             # Ends the lease in the same commit.
             headers[SCHEDULER] = self._stream.lease_prefix + key

@@ -65,8 +65,11 @@ class Ghosts:
         self._tombstone_ttl = tombstone_ttl
         self._resume_at: dict[str, int] = {}
 
-    async def overdue(self, prefix: str) -> list[StoredMessage]:
-        """Return the leases below the tokens of `prefix` that should have fired and will not."""
+    async def overdue(self, prefix: str, last: int | None = None) -> list[StoredMessage]:
+        """Return the leases below the tokens of `prefix` that should have fired and will not.
+
+        With `last`, only those up to that sequence.
+        """
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
         now = self._stream.leader_time()
         found: list[StoredMessage] = []
@@ -74,7 +77,7 @@ class Ghosts:
         for _ in range(_MOST_LEASES):
             # In the order in which they were written: behind the first young one there are only others.
             lease = await self._stream.next_message(filter, sequence)
-            if lease is None or now - lease.stored < _YOUNGEST:
+            if lease is None or now - lease.stored < _YOUNGEST or (last and lease.sequence > last):
                 return found
             at = lease_time(lease.headers)
             if at is not None and now - at > _OVERDUE:

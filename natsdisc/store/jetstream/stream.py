@@ -76,6 +76,8 @@ class Stream:
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self._bytes = 0
+        # The last sequence when the stream was first seen after the last reason to sweep.
+        self.known_from: int | None = None
         self._told_time: tuple[datetime, float] | None = None
         self._leader: str | None = None
         self._has_warned_of_memory = False
@@ -441,6 +443,8 @@ class Stream:
         self._cluster, self._looked = info.get("cluster") or {}, sent
         self._content = info["state"]["last_seq"], info["state"]["messages"]
         self._bytes = int(info["state"].get("bytes", 0))
+        if self.known_from is None:
+            self.known_from = int(info["state"]["last_seq"])
         leader = self._cluster.get("leader")
         if leader and leader != self._leader:
             before, self._leader = self._leader, leader

@@ -40,7 +40,7 @@ _ROUNDS_S, _SPREAD_S = (1.5, 3.2, 5.0, 7.5, 10.0, 15.0), 0.7
 # Only so long after a reason are overdue leases taken for dead. A server that starts fires what is overdue
 # within a second; of a large fleet some owners take longer to renew.
 _OWNERS_RETURN_S = 3.0
-_SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S = 0.002, 3.0
+_SPREAD_PER_PROCESS_S, _LONGEST_SPREAD_S = 0.002, 2.0
 # Seconds between two sweeps without a reason, for the whole fleet.
 _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
 # So many processes look at the mark as often as that; of more, each looks the more rarely.
@@ -126,6 +126,7 @@ class Sweeper:
             self._rounds.append(_Round(due, now + after, True, after >= _OWNERS_RETURN_S))
         heapq.heapify(self._rounds)
         self._is_confined = False  # permissions may have changed
+        self._stream.known_from = None
         self._wake.set()
 
     async def aclose(self) -> None:
@@ -139,8 +140,8 @@ class Sweeper:
             await asyncio.wait((task,), timeout=_CANCEL_S)
 
     def _spread(self) -> float:
-        messages = self._stream.messages
-        return random.uniform(0, min(messages * _SPREAD_PER_MESSAGE_S, _LONGEST_SPREAD_S))  # noqa: S311
+        longest = min(self._processes() * _SPREAD_PER_PROCESS_S, _LONGEST_SPREAD_S)
+        return random.uniform(0, longest)  # noqa: S311 (spreads load)
 
     async def _run(self) -> None:
         while True:
@@ -185,7 +186,8 @@ class Sweeper:
 
     def _processes(self) -> float:
         """Return about how many processes sweep this bucket, if each holds as much as this one."""
-        return self._stream.messages / (2 * max(1, len(self._holders)))
+        held = sum(len(holder.held()) for holder in self._all_holders())
+        return self._stream.messages / (2 * max(1, held))
 
     async def _sweep(self, due: _Round) -> None:
         if not await self._stream.look() or not self._stream.leases:
@@ -193,11 +195,10 @@ class Sweeper:
         if due.has_reason and self._stream.storage == "memory" and self._count:
             return  # nothing comes back there
         self._count += 1
-        is_thorough = due.has_reason or self._count % _THOROUGH_EVERY == 0
         if not self._is_confined:
             try:
                 if await self._claim(MARK, due.since):
-                    await self._sweep_below("", is_thorough=is_thorough, removes=due.removes)
+                    await self._sweep_below("", due)
                 return
             except PermissionDeniedError:
                 # Until the next reason: the server and the user's callbacks hear of each refusal.
@@ -205,10 +206,12 @@ class Sweeper:
                 await self._void(MARK)
         for prefix in sorted({prefix for prefix, _ in self._holders.values()}):
             if await self._claim(f"{prefix}.{MARK}", due.since):
-                await self._sweep_below(prefix, is_thorough=is_thorough, removes=due.removes)
+                await self._sweep_below(prefix, due)
 
-    async def _sweep_below(self, prefix: str, *, is_thorough: bool, removes: bool) -> None:
-        overdue = await self._ghosts.overdue(prefix) if removes else []
+    async def _sweep_below(self, prefix: str, due: _Round) -> None:
+        # After a reason, only leases from before it can be dead: living owners have renewed theirs since.
+        last = self._stream.known_from if due.has_reason else None
+        overdue = await self._ghosts.overdue(prefix, last) if due.removes else []
         removed = await self._ghosts.remove_overdue(self._not_held(overdue))
         if removed:
             _log.warning(
@@ -218,7 +221,7 @@ class Sweeper:
                 extra=log.fields("swept", bucket=self._stream.bucket, prefix=prefix, count=removed),
             )
         given = 0
-        if is_thorough:
+        if due.has_reason or self._count % _THOROUGH_EVERY == 0:
             orphans = await self._ghosts.without_lease(prefix)
             given = await self._ghosts.give_leases(self._not_held(orphans))
         if given:

@@ -34,13 +34,15 @@ _COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
 @click.option("--namespace", metavar="NS", help="Where it has to be able to do that.  [default: everywhere]")
 @click.option("--component", help="The component of the namespace.")
 @click.option("--create", is_flag=True, help="Make the buckets that are not there.")
-@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Of new buckets.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    help="Of new buckets.  [default: 3 in a cluster of three or more servers, else 1]",
+)
 @click.option(
     "--storage",
     type=click.Choice(["file", "memory"]),
-    default="file",
-    show_default=True,
-    help="Of new buckets.",
+    help="Of new buckets.  [default: memory]",
 )
 @click.option(
     "--audit",
@@ -54,8 +56,8 @@ def doctor(
     namespace: str | None,
     component: str | None,
     create: bool,
-    replicas: int,
-    storage: str,
+    replicas: int | None,
+    storage: str | None,
     audit: bool,
     as_json: bool,
     connection: Connection,

@@ -169,9 +169,7 @@ class Admin:
         Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError.
         """
         stream = self.stream(name)
-        await stream.ensure(leases=False, timeout=REQUEST_TIMEOUT)
-        if not stream.leases:
-            await stream.ensure(leases=True, timeout=REQUEST_TIMEOUT)
+        await stream.ensure(leases=True, timeout=REQUEST_TIMEOUT)
 
     async def drop(self, name: str) -> None:
         """Delete the bucket `name` with all that is in it; one that is not there is dropped already."""

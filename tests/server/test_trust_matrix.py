@@ -372,6 +372,7 @@ PUBLISH: dict[str, set[str]] = {
     f"$KV.{BUCKET}.shop.cart.e.1": WRITERS,
     f"$KV.{BUCKET}.shopping.cart.e.1": {"operator"},
     f"$KV.{BUCKET}.bank.pay.e.1": {"operator"},
+    f"$NATSDISC.LEASE.{BUCKET}.sweep": WRITERS,
     f"$NATSDISC.LEASE.{BUCKET}.shop.cart.e.1": WRITERS,
     f"$NATSDISC.LEASE.{BUCKET}.bank.pay.e.1": {"operator"},
     f"$KV.{ELSEWHERE}.shop.cart.e.1": {"elsewhere"},

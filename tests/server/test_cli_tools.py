@@ -513,7 +513,7 @@ async def test_a_healthy_registry(shell: Shell, registry: list[str]) -> None:
         "role registrar",
         "role operator",
         "jetstream",
-        "bucket v1_instances R1 on file, 0 messages, 0 bytes",
+        "bucket v1_instances R1 on memory, 0 messages, 0 bytes",
         "bucket v1_mdc",
         "clock",
         "list",

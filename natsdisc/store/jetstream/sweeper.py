@@ -54,6 +54,7 @@ _LEADER_SETTLES_S = 15.0
 _MARK_TTL = "1h"
 # How often a close cancels the task, and how long (seconds) it waits each time.
 _MOST_CANCELS, _CANCEL_S = 5, 0.1
+_RESTART_AFTER_S = 0.5
 # On a mark whose process could not sweep.
 _VOID = "Natsdisc-Void"
 
@@ -112,7 +113,11 @@ class Sweeper:
             self._stream.bucket,
             extra=log.fields("task_ended", task=task.get_name()),
         )
-        with suppress(RuntimeError):  # the loop has ended, and all that ran in it
+        # Not at once: a loop that is about to close cancels every task, and runs no timer any more.
+        task.get_loop().call_later(_RESTART_AFTER_S, self._restart, task)
+
+    def _restart(self, ended: asyncio.Task[None]) -> None:
+        if self._task is ended:
             self._start()
 
     def sweep_soon(self) -> None:

@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import natsdisc
 from natsdisc import EndpointSpec, Transport, endpoints
+from natsdisc.integrations.otel import instrument
+from natsdisc.integrations.prometheus import DiscoveryCollector
 from natsdisc.measure import MEASURES
-from natsdisc.otel import instrument
-from natsdisc.prometheus import DiscoveryCollector
 from natsdisc.server import NatsServer
 from natsdisc.store import Doubt
 from natsdisc.testing import crash

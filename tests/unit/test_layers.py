@@ -58,8 +58,7 @@ APART = (
     "natsdisc.server",
     "natsdisc.testing",
     "natsdisc.cli",
-    "natsdisc.prometheus",
-    "natsdisc.otel",
+    "natsdisc.integrations",
     "natsdisc.pytest_plugin",
 )
 

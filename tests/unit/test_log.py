@@ -63,5 +63,5 @@ def test_fields_are_texts_and_numbers_with_one_prefix() -> None:
         "natsdisc_query": "endpoints/a",
         "natsdisc_seconds": 1.5,
         "natsdisc_count": 2,
-        "natsdisc_doubt": "gap",
+        "natsdisc_reason": "gap",
     }

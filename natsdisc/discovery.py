@@ -549,7 +549,7 @@ class Discovery:
             )
 
     def _skip(self, kind: Kind, key: str, error: Exception) -> None:
-        self._stats.rubbish += 1
+        self._stats.invalid += 1
         bucket = entry.BUCKETS[kind]
         if self._unreadable.allow(f"{key} in bucket {bucket}"):
             _log.warning(
@@ -557,7 +557,7 @@ class Discovery:
                 key,
                 bucket,
                 error,
-                extra=log.fields("rubbish", key=key, bucket=bucket, error=error),
+                extra=log.fields("invalid", key=key, bucket=bucket, error=error),
             )
 
     @property

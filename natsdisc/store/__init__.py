@@ -18,7 +18,6 @@ from ..model import RemovalReason
 __all__ = [
     "UNTRUSTED",
     "Bucket",
-    "Doubt",
     "Entry",
     "EntryExistsError",
     "Found",
@@ -26,6 +25,7 @@ __all__ = [
     "Lease",
     "Reader",
     "Restored",
+    "ResyncReason",
     "SignedValue",
     "Sink",
     "Store",
@@ -120,7 +120,7 @@ class EntryExistsError(ConflictError):
         self.entry = entry
 
 
-class Doubt(StrEnum):
+class ResyncReason(StrEnum):
     """Why a reader takes a new snapshot."""
 
     GAP = "gap"  # messages are missing
@@ -155,7 +155,7 @@ class Sink(Protocol):
     def end(self) -> None:
         """The snapshot is complete: what it did not mention is not there."""
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
         """The reader may have missed something, or cannot see at the moment; a snapshot will follow."""
 
     def fail(self, error: DiscoveryError) -> None:

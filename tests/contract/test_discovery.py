@@ -321,7 +321,7 @@ async def test_rubbish_is_skipped_counted_and_warned_about_once_a_key(
     skipped = [record.getMessage() for record in caplog.records if "skipping" in record.getMessage()]
     assert len(skipped) == len(RUBBISH) + 1
     assert all(any(f"skipping {key} in" in message for message in skipped) for key in RUBBISH)
-    assert discovery.stats().rubbish == 2 * (len(RUBBISH) + 1)
+    assert discovery.stats().invalid == 2 * (len(RUBBISH) + 1)
 
 
 # Bad input: an error of its own, and nothing half done.

@@ -233,7 +233,7 @@ class TestLogFloods:
             for number in range(3_000):
                 write(f"ns.comp.ep.{number + 2:x}")
             await clock.advance(0)
-            counted = client.stats().rubbish if what == "rubbish" else client.stats().forged
+            counted = client.stats().invalid if what == "rubbish" else client.stats().forged
             assert counted == 5_000
             lines = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == what]
             assert len(lines) == 100
@@ -279,7 +279,7 @@ class TestLogFloods:
                 await view.wait_for(0)
             for view in views:
                 view._feed.stale(
-                    natsdisc.store.Doubt.SILENCE, natsdisc.StoreUnavailableError("nothing heard")
+                    natsdisc.store.ResyncReason.SILENCE, natsdisc.StoreUnavailableError("nothing heard")
                 )
             for view in views:
                 view._feed.begin()
@@ -336,4 +336,4 @@ class TestNothingEndsTheRest:
             mine = await service.register(spec("good"))
             assert await anext(events) == Added(mine)
             assert await client.list(endpoints()) == [mine]
-        assert client.stats().rubbish >= 2
+        assert client.stats().invalid >= 2

@@ -111,7 +111,7 @@ async def test_what_is_signed_is_seen_and_what_is_not_is_not(
         assert (await anext(events)).instance == mine  # type: ignore[union-attr]
     assert len(await everybody.list(endpoints())) == 4
     assert client.stats().untrusted == 6  # three by the feed, three by the list
-    assert client.stats().rubbish == 0
+    assert client.stats().invalid == 0
     told = {record.getMessage() for record in lines(caplog, "untrusted")}
     assert len(told) == 3
     for instance, reason in (

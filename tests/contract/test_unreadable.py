@@ -59,13 +59,13 @@ async def test_no_view_loses_an_instance_whose_owner_lives(
         for number in range(3):
             value = b"rubbish" if what == "rubbish" else of_another(mine)
             await write_over(foreign, mine, value)
-            await eventually(lambda: client.stats().rubbish > number, PATIENCE)  # noqa: B023
+            await eventually(lambda: client.stats().invalid > number, PATIENCE)  # noqa: B023
             assert view.instances == (mine,)
             again = number + 1
             await eventually(lambda: service.stats().reregistrations >= again, PATIENCE)  # noqa: B023
         assert view.instances == (mine,)
         assert heard == []
-    warnings = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == "rubbish"]
+    warnings = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == "invalid"]
     assert [record.levelno for record in warnings] == [logging.WARNING]
 
 
@@ -128,10 +128,10 @@ async def test_a_new_snapshot_keeps_it_and_the_time_runs_on() -> None:
             heard: list[natsdisc.Event] = []
             view.subscribe(heard.append)
             await write_over(service, mine, b"rubbish")
-            await eventually(lambda: client.stats().rubbish, PATIENCE)
+            await eventually(lambda: client.stats().invalid, PATIENCE)
             since = asyncio.get_running_loop().time()
             await asyncio.to_thread(server.restart)
-            await eventually(lambda: client.stats().rubbish > 1 and view.age < 2, PATIENCE)
+            await eventually(lambda: client.stats().invalid > 1 and view.age < 2, PATIENCE)
             assert view.instances == (mine,)
             await eventually(lambda: heard, 2 * PATIENCE)
             assert heard == [Removed(mine.id, RemovalReason.MISSING)]

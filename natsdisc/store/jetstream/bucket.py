@@ -26,7 +26,6 @@ from .api import (
     WrongSequenceError,
 )
 from .hub import Hub
-from .link import REQUEST_TIMEOUT
 from .messages import (
     EXPECTED_SEQUENCE,
     EXPECTED_SUBJECT,
@@ -46,6 +45,7 @@ from .messages import (
     removal,
 )
 from .reader import OrderedReader
+from .requester import REQUEST_TIMEOUT
 from .requests import Backoff
 from .servertime import ServerTime
 from .stream import Stream
@@ -103,7 +103,7 @@ class JetStreamBucket:
         self._sweeper.sweep_soon()
 
     async def ready(self, timeout: float) -> None:
-        await self._api.link.ready(timeout)
+        await self._api.requester.ready(timeout)
 
     async def create(
         self,
@@ -483,7 +483,7 @@ class JetStreamBucket:
         backoff = Backoff(first=0.05, longest=0.5)
         while True:
             try:
-                await self._api.link.ready(started + REQUEST_TIMEOUT - time.monotonic())
+                await self._api.requester.ready(started + REQUEST_TIMEOUT - time.monotonic())
                 async with self._slots:
                     return await attempt(_TRY_TIMEOUT)
             except Exception as failure:
@@ -499,7 +499,7 @@ class JetStreamBucket:
         return ConflictError(f"{key} in bucket {self._stream.bucket} is no longer at revision {revision}")
 
     def _check_size(self, key: str, value: bytes, signature: str | None) -> None:
-        most = self._api.link.max_payload - _HEADER_BYTES - len(signature or "")
+        most = self._api.requester.max_payload - _HEADER_BYTES - len(signature or "")
         if len(value) > most:
             raise PayloadTooLargeError(
                 f"{key}: {len(value)} bytes, and the server takes {most} (its max_payload less our headers)"

@@ -20,7 +20,7 @@ from .errors import (
     StoreUnavailableError,
 )
 from .lease import Answer, State, Step
-from .model import Instance, InstanceId, kind_of
+from .model import EndpointInstance, Instance, InstanceId, Status, kind_of
 from .registration import Registration
 from .renewals import Renewals
 from .reports import Reports
@@ -516,8 +516,7 @@ def _validator(id: InstanceId, key: str) -> Valid:
 
 
 def _is_draining(instance: Instance) -> bool:
-    metadata = getattr(instance, "metadata", None)
-    return bool(metadata and metadata.get("draining"))
+    return isinstance(instance, EndpointInstance) and instance.status is Status.DRAINING
 
 
 def _chance() -> float:

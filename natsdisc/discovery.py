@@ -50,7 +50,7 @@ from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, Picture, Stats
-from .store import UNTRUSTED, Bucket, EntryExistsError, Store
+from .store import UNTRUSTED, Bucket, EntryExistsError, Store, Write
 from .store.jetstream import JetStreamStore
 from .store.signed import SignedStore
 from .store.snapshot import read
@@ -500,14 +500,7 @@ class Discovery:
                 "it now; list it again, and change that"
             )
         value = wire.dumps(change(current))
-        await bucket.replace(
-            key,
-            value,
-            revision=found.revision,
-            leased=found.leased,
-            lease_ttl=found.lease_ttl,
-            owner=found.owner,
-        )
+        await bucket.replace(Write(key, value, found.ttl, found.owner or ""), revision=found.revision)
         return wire.loads(value)
 
     def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:

@@ -19,7 +19,7 @@ from .model import Instance, Query, RemovalReason
 from .notices import Notices
 from .picture import Picture
 from .stats import Counters
-from .store import Doubt, Reader, Sink
+from .store import Reader, ResyncReason, Sink
 
 __all__ = ["Follower", "Informer"]
 
@@ -177,8 +177,8 @@ class Informer:
             for follower in self._followers:
                 self._guard(follower.synced)
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._stats.resyncs[doubt] += 1
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self._stats.resyncs[reason] += 1
         self._trouble = error
         if self._stale_since is None:
             self._stale_since = self._clock.time()
@@ -189,7 +189,7 @@ class Informer:
                     "%s is stale: %s",
                     self._query,
                     error,
-                    extra=log.fields("stale", query=self._query, doubt=doubt, error=error),
+                    extra=log.fields("stale", query=self._query, reason=reason, error=error),
                 )
 
     def fail(self, error: DiscoveryError) -> None:

@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Collection
 from typing import TypeAlias
 
-from .balance import is_draining
 from .changes import Change
-from .model import SORT_KEYS, Instance, sort_key
+from .model import SORT_KEYS, EndpointInstance, Instance, Status, sort_key
 
-__all__ = ["Picture", "SortKey", "cheaper_to_patch", "without"]
+__all__ = ["Picture", "SortKey", "cheaper_to_patch", "status_of", "without"]
 
 SortKey: TypeAlias = tuple[str, str, str, int, str]
 
 # Changes that are remembered at most. A reader that is further behind looks at all instances again.
 _MOST_REMEMBERED = 1_000
+# The order in which instances are chosen when none is serving.
+_INSTEAD_OF_SERVING = (Status.DRAINING, Status.UNHEALTHY)
 
 
 class Picture:
@@ -47,7 +48,7 @@ class Picture:
             self._not_serving.pop(key, None)
         else:
             self.live[key] = after
-            if is_draining(after):
+            if status_of(after) is not Status.SERVING:
                 self._not_serving[key] = after
             elif self._not_serving:
                 self._not_serving.pop(key, None)
@@ -77,7 +78,10 @@ class Picture:
 
     @property
     def preferred(self) -> tuple[Instance, ...]:
-        """The serving instances, else those that drain: the same tuple until something changes."""
+        """The serving instances, else those that drain, else the unhealthy ones; never a disabled one.
+
+        It is the same tuple until something changes.
+        """
         version, preferred = self._preferred
         return preferred if version == self.version else self._prefer()
 
@@ -99,10 +103,18 @@ class Picture:
 
     def _prefer(self) -> tuple[Instance, ...]:
         version, instances = self.version, self.instances
-        not_serving = {sort_key(one) for one in tuple(self._not_serving.values())}
-        preferred = without(instances, not_serving) or instances
+        others = tuple(self._not_serving.values())
+        preferred = without(instances, {sort_key(one) for one in others})
+        for status in _INSTEAD_OF_SERVING:
+            if not preferred:
+                preferred = tuple(one for one in instances if status_of(one) is status)
         self._preferred = (version, preferred)
         return preferred
+
+
+def status_of(instance: Instance) -> Status:
+    """Return the status of an endpoint; a model card has none, and is always serving."""
+    return instance.status if isinstance(instance, EndpointInstance) else Status.SERVING
 
 
 def cheaper_to_patch(count: int) -> int:

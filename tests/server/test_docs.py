@@ -17,7 +17,7 @@ from natsdisc import EndpointSpec, Transport
 from natsdisc.server import NatsServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
     line.partition("  #")[0].strip()
     for page in PAGES[1:]
@@ -57,9 +57,16 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_the_readme_links_every_page() -> None:
-    readme = PAGES[0].read_text()
-    assert [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in readme] == []
+def test_every_page_is_linked() -> None:
+    """README links the pages in docs/, and a page there links those in a folder below."""
+    docs = ROOT / "docs"
+    texts = {page: page.read_text() for page in PAGES}
+    for page in PAGES[1:]:
+        path = page.relative_to(docs)
+        if page.parent == docs:
+            assert f"](docs/{path}" in texts[PAGES[0]], path
+        else:
+            assert any(f"]({path}" in text for other, text in texts.items() if other.parent == docs), path
 
 
 async def test_the_commands_of_the_pages() -> None:

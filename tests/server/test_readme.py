@@ -21,7 +21,7 @@ from tests.rig import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))]
 SNIPPETS = [code for page in PAGES for code in re.findall(r"```(?:python|js)\n(.*?)```", page, re.DOTALL)]
 EXCERPTS = [snippet for snippet in SNIPPETS if snippet.startswith(("# tests/", "// tests/"))]
 USERS_TESTS = [snippet for snippet in SNIPPETS if "\nasync def test_" in snippet]

@@ -36,6 +36,7 @@ LEVELS = {
     "natsdisc.changes": 2,
     "natsdisc.picture": 2,
     "natsdisc.cache": 2,
+    "natsdisc.store.records": 0,
     "natsdisc.store": 1,
     "natsdisc.store.snapshot": 2,
     "natsdisc.store.signed": 2,
@@ -63,8 +64,7 @@ APART = (
     "natsdisc.server",
     "natsdisc.testing",
     "natsdisc.cli",
-    "natsdisc.prometheus",
-    "natsdisc.otel",
+    "natsdisc.integrations",
     "natsdisc.pytest_plugin",
 )
 
@@ -202,7 +202,7 @@ def test_the_core_works_without_a_store() -> None:
     for name in ("natsdisc.informer", "natsdisc.watch", "natsdisc.registrar", "natsdisc.view"):
         if name in MODULES:
             stores = {module for module in reachable(name) if is_below(module, "natsdisc.store")}
-            assert stores == {"natsdisc.store"}
+            assert stores == {"natsdisc.store", "natsdisc.store.records"}
 
 
 def test_importing_natsdisc_brings_only_its_dependencies() -> None:

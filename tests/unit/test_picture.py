@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from natsdisc import EndpointInstance, ModelInstance, RemovalReason, Transport
+from natsdisc import EndpointInstance, ModelInstance, RemovalReason, Status, Transport
 from natsdisc.balance import is_draining
 from natsdisc.changes import Change
 from natsdisc.keys import key_of
@@ -19,8 +19,8 @@ from natsdisc.picture import Picture, cheaper_to_patch, without
 
 def endpoint(number: int, draining: bool = False, address: str = "a") -> EndpointInstance:
     names = ("a", "b", "ab"[number % 2])
-    metadata = {"draining": True} if draining else {}
-    return EndpointInstance(*names, number, transport=Transport.nats(address), metadata=metadata)
+    status = Status.DRAINING if draining else Status.SERVING
+    return EndpointInstance(*names, number, transport=Transport.nats(address), status=status)
 
 
 def put(picture: Picture, *instances: Instance) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
-from .discovery import Discovery
-from .measure import MEASURES, Measure
+from ..discovery import Discovery
+from ..measure import MEASURES, Measure
 
 __all__ = ["instrument"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .discovery import Discovery
-from .measure import MEASURES
+from ..discovery import Discovery
+from ..measure import MEASURES
 
 __all__ = ["DiscoveryCollector"]
 

@@ -1,0 +1,1 @@
+"""Integrations with other libraries, one module each; natsdisc itself imports none of them."""

@@ -66,7 +66,6 @@ APART = (
     "natsdisc.cli",
     "natsdisc.integrations",
     "natsdisc.sync",
-    "natsdisc.pytest_plugin",
 )
 
 

@@ -36,6 +36,7 @@ LEVELS = {
     "natsdisc.fold": 1,
     "natsdisc.store": 1,
     "natsdisc.store.snapshot": 2,
+    "natsdisc.store.slices": 1,
     "natsdisc.store.signed": 2,
     "natsdisc.store.checked": 2,
     "natsdisc.store.memory": 2,

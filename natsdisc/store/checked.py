@@ -17,7 +17,7 @@ from ..errors import DiscoveryError
 from ..model import RemovalReason
 from ..replay import History
 from ..signing import Trust, UntrustedError
-from . import UNTRUSTED, Doubt, Reader, SignedValue, Sink
+from . import UNTRUSTED, Reader, ResyncReason, SignedValue, Sink
 from .slices import Slices
 
 __all__ = ["CheckedReader", "CheckedSink", "Refused"]
@@ -92,8 +92,8 @@ class CheckedSink:
     def end(self) -> None:
         self._in_order(self._sink.end)
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._in_order(partial(self._sink.stale, doubt, error))
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self._in_order(partial(self._sink.stale, reason, error))
 
     def fail(self, error: DiscoveryError) -> None:
         self._in_order(partial(self._sink.fail, error))

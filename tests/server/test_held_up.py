@@ -119,8 +119,8 @@ def set_ahead(discovery: natsdisc.Discovery, seconds: float) -> None:
     store = discovery._store
     assert isinstance(store, JetStreamStore)
     for bucket in store._buckets.values():
-        assert bucket._clock._at is not None
-        bucket._clock._at -= timedelta(seconds=seconds)
+        assert bucket._leases._clock._at is not None
+        bucket._leases._clock._at -= timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [15.0, 60.0])

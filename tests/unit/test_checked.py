@@ -11,7 +11,7 @@ import pytest
 from natsdisc import RemovalReason
 from natsdisc.errors import StoreUnavailableError
 from natsdisc.signing import Signature, Trust, UntrustedError
-from natsdisc.store import Doubt, SignedValue
+from natsdisc.store import ResyncReason, SignedValue
 from natsdisc.store.checked import CheckedSink
 from natsdisc.store.slices import Slices
 
@@ -56,7 +56,7 @@ class Heard:
     def end(self) -> None:
         self.words.append("end")
 
-    def stale(self, doubt: Doubt, error: Exception) -> None:
+    def stale(self, doubt: ResyncReason, error: Exception) -> None:
         self.words.append("stale")
 
     def fail(self, error: Exception) -> None:
@@ -97,7 +97,7 @@ async def test_a_large_snapshot_leaves_the_loop_to_others_and_keeps_its_order() 
     sink.keep("k1")
     sink.end()
     sink.put(values("later"))
-    sink.stale(Doubt.GAP, StoreUnavailableError("gone"))
+    sink.stale(ResyncReason.GAP, StoreUnavailableError("gone"))
     assert trust.verified < 100, "the rest waits"
     assert sink.lag > 0
     turns = 0

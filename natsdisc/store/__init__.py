@@ -167,6 +167,9 @@ class Bucket(Protocol):
     def is_due(self, key: str) -> bool:
         """Return whether the value of `key` should be written again, to keep its signature valid."""
 
+    def is_busy(self, within: float) -> bool:
+        """Return whether a large snapshot that others wait behind had a message `within` these seconds."""
+
     def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot.
 

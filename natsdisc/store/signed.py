@@ -182,6 +182,9 @@ class SignedBucket:
         own = self._own.get(key)
         return own is not None and own.again != 0 and own.again <= self._wall() * 1000
 
+    def is_busy(self, within: float) -> bool:
+        return self._bucket.is_busy(within)
+
     def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         if self._trust is None:
             return self._bucket.watch(prefix, sink, shared=shared)

@@ -78,7 +78,7 @@ class BusyBucket(SlowBucket):
         self._until = asyncio.get_running_loop().time() + seconds
 
     def is_busy(self, within: float) -> bool:
-        return asyncio.get_running_loop().time() < self._until
+        return asyncio.get_running_loop().time() < self._until + within
 
     async def _report(self, sink: Sink) -> None:
         await asyncio.sleep(self._until - asyncio.get_running_loop().time())

@@ -55,7 +55,7 @@ class JetStreamBucket:
         return False
 
     def is_busy(self, within: float) -> bool:
-        return self._api.gate.busy and asyncio.get_running_loop().time() - self._api.gate.heard < within
+        return asyncio.get_running_loop().time() - self._api.gate.heard < within
 
     def forget(self) -> None:
         """Look at the stream and the server's clock again before the next write: the connection broke."""

@@ -1,4 +1,4 @@
-"""The types as users see them: snippets of the documents under `mypy --strict`, as `tests/typing_view.py` is."""
+"""A type checker that runs over programs as users write them: what they may write, and what they may not."""
 
 from __future__ import annotations
 

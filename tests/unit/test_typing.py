@@ -1,4 +1,4 @@
-"""A type checker that runs over programs as users write them: what they may write, and what they may not."""
+"""The types as users see them: snippets of the documents under `mypy --strict`, as `typing_view.py` is."""
 
 from __future__ import annotations
 

@@ -48,12 +48,7 @@ class JetStreamStore:
         )
         self._nc = nc
         self._requester = Requester(nc)
-<<<<<<< HEAD
         self._api = JetStreamApi(self._requester, self._subjects)
-        self._server_time = ServerTime()
-=======
-        self._api = JetStreamApi(self._requester)
->>>>>>> main
         self._clock = LoopClock()
         self._buckets: dict[str, JetStreamBucket] = {}
         self._owns_connection = False

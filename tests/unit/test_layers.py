@@ -67,6 +67,7 @@ APART = (
     "natsdisc.cli",
     "natsdisc.integrations",
     "natsdisc.sync",
+    "natsdisc.pytest_plugin",
 )
 
 

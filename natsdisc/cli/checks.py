@@ -146,7 +146,9 @@ class _Examination:
                 yield copies
         yield self._clock()
         yield await self._listing()
-        services = await micro(self._patient, self._admin)
+        services = await micro(
+            self._patient.connection, self._admin, self._patient.namespace, self._patient.component
+        )
         if services is not None:
             yield services
         if self._patient.role is not Role.READER:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from natsdisc.errors import DiscoveryError
 from natsdisc.integrations.micro import PING, compare, ping_of
 from natsdisc.model import endpoints
 from natsdisc.store.jetstream.admin import Admin
 
+from .connection import Connection
 from .finding import NOTE, OK, SKIPPED, Finding
 from .render import counted
-
-if TYPE_CHECKING:
-    from .checks import Patient
 
 __all__ = ["micro"]
 
@@ -24,14 +20,16 @@ _PATIENCE = 0.5
 _SHOWN = 3
 
 
-async def micro(patient: Patient, admin: Admin) -> Finding | None:
+async def micro(
+    connection: Connection, admin: Admin, namespace: str | None, component: str | None
+) -> Finding | None:
     """Compare the endpoints that `natsdisc.integrations.micro` registered with the replies to `$SRV.PING`.
 
     Return None where there is nothing to compare.
     """
     try:
-        async with patient.connection.open() as discovery:
-            instances = await discovery.list(endpoints(patient.namespace, patient.component))
+        async with connection.open() as discovery:
+            instances = await discovery.list(endpoints(namespace, component))
         registered = [one for one in instances if "micro" in one.metadata]
         if not await admin.may_publish(PING):
             return Finding(_CHECK, SKIPPED, f"this user may not publish {PING}") if registered else None
@@ -51,7 +49,7 @@ async def micro(patient: Patient, admin: Admin) -> Finding | None:
             f"within {_PATIENCE:g} s: {some}",
             "if they are in this account, look whether their processes hang",
         )
-    if difference.unregistered and patient.namespace is None:
+    if difference.unregistered and namespace is None:
         some = ", ".join(sorted(f"{ping.name} {ping.id}" for ping in difference.unregistered)[:_SHOWN])
         return Finding(
             _CHECK,

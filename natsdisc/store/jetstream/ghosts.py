@@ -5,9 +5,11 @@ no owner, and no lease that will fire. A wrong copy of one replica is not notice
 
 Rules
 1. A lease that is `_OVERDUE` past its time will not fire any more. Its value is dead.
-2. A leased value without a lease gets one: a living owner renews it, else the server removes the value.
-3. A value that only one copy has, and the stream's leader has not, is dead on that copy.
-4. Every write is fenced, so an owner that comes back meanwhile wins.
+2. A leased value without a lease is lent one: a living owner renews it, else the server removes the value.
+3. A lent lease lasts until after the next renewal of a living owner. After a restart of the one server that
+   is a few seconds: each owner has to connect again, and renews then. Else it is a part of the ttl.
+4. A value that only one copy has, and the stream's leader has not, is dead on that copy.
+5. Every write is fenced, so an owner that comes back meanwhile wins.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from .messages import (
     removal,
 )
 from .stream import StoredMessage, Stream
+from .walk import walk
 
 __all__ = ["MARK", "Ghosts", "is_mark", "lease_time"]
 
@@ -45,12 +48,14 @@ _R = TypeVar("_R")
 _OVERDUE = timedelta(seconds=2)
 # A lease lasts a second at least, so a younger message cannot be that overdue.
 _YOUNGEST = _OVERDUE + timedelta(seconds=1)
-# Leases that one sweep reads, a third of a millisecond each; the next sweep goes on behind them.
+# Questions of one sweep for leases, a third of a millisecond each; the next sweep goes on behind them.
 _MOST_LEASES = 5_000
 _MOST_VALUES = 1_000
-# The lease that a value without one is given: longer than a living owner needs for its next renewal.
-_SHORTEST_LEASE, _PART_OF_TTL = 4.0, 0.4
-_AT_ONCE = 50
+# The lease (seconds) that a value without one is lent: longer than a living owner needs for its next renewal.
+_SHORTEST_LEASE_S, _PART_OF_TTL = 4.0, 0.4
+# The same when every owner has to connect again, and renews when it has.
+_LEASE_AFTER_RESTART_S = 3.0
+_AT_ONCE = 100
 _LEASE_REMOVED_TTL = "1s"
 # The last token of the subject under which a sweep leaves its mark. A key has more tokens.
 MARK, _FEWEST_DOTS = "sweep", 3
@@ -65,26 +70,26 @@ class Ghosts:
         self._tombstone_ttl = tombstone_ttl
         self._resume_at: dict[str, int] = {}
 
-    async def overdue(self, prefix: str, last: int | None = None) -> list[StoredMessage]:
+    async def overdue(self, prefix: str, before: datetime | None = None) -> list[StoredMessage]:
         """Return the leases below the tokens of `prefix` that should have fired and will not.
 
-        With `last`, only those up to that sequence.
+        With `before`, only those that were stored before that moment of the leader's time.
         """
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
         now = self._stream.leader_time()
-        found: list[StoredMessage] = []
-        sequence = self._resume_at.pop(prefix, 1)
-        for _ in range(_MOST_LEASES):
-            # In the order in which they were written: behind the first young one there are only others.
-            lease = await self._stream.next_message(filter, sequence)
-            if lease is None or now - lease.stored < _YOUNGEST or (last and lease.sequence > last):
-                return found
-            at = lease_time(lease.headers)
-            if at is not None and now - at > _OVERDUE:
-                found.append(lease)
-            sequence = lease.sequence + 1
-        self._resume_at[prefix] = sequence
-        return found
+        youngest = min(now - _YOUNGEST, before or now)
+        found, resume = await walk(
+            lambda sequence: self._stream.next_message(filter, sequence),
+            self._resume_at.pop(prefix, 1),
+            self._stream.last_sequence,
+            most=_MOST_LEASES,
+            # Leases lie in the order in which they were written: behind a young one there are only others.
+            is_too_new=lambda lease: lease.stored > youngest,
+        )
+        if resume is not None:
+            self._resume_at[prefix] = resume
+        times = ((lease, lease_time(lease.headers)) for lease in found)
+        return [lease for lease, at in times if at is not None and now - at > _OVERDUE]
 
     async def without_lease(self, prefix: str) -> list[StoredMessage]:
         """Return the values below `prefix` that were written under a lease and have none."""
@@ -107,38 +112,52 @@ class Ghosts:
         if value is not None and self._is_leased(value):
             # Fenced on the lease: a renewal, or a new registration, is a newer lease.
             fence = {EXPECTED_SEQUENCE: str(lease.sequence), EXPECTED_SUBJECT: lease.subject}
-            return await self._publish(value.subject, {**self._tombstone(key), **fence})
-        # A newer message takes the place of the lease, and expires.
-        await self._publish(lease.subject, {EXPECTED_SEQUENCE: str(lease.sequence), TTL: _LEASE_REMOVED_TTL})
+            return bool(await self._publish(value.subject, {**self._tombstone(key), **fence}))
+        await self._end_lease(lease.subject, lease.sequence)
         return False
 
-    async def give_leases(self, values: Iterable[StoredMessage]) -> int:
-        """Give these values leases; return how many have one now."""
-        return sum(await _some_at_once(self._give_lease, values))
+    async def lend_leases(self, values: Iterable[StoredMessage], *, after_restart: bool = False) -> int:
+        """Lend leases to these values; return how many have one now.
 
-    async def _give_lease(self, value: StoredMessage) -> bool:
+        With `after_restart`, every owner has to connect again and renews at once: the leases are short.
+        """
+        return sum(await _some_at_once(lambda value: self._lend_lease(value, after_restart), values))
+
+    async def _lend_lease(self, value: StoredMessage, after_restart: bool) -> bool:
         key = value.subject[len(self._stream.subject_prefix) :]
-        lasts = max(_SHORTEST_LEASE, _PART_OF_TTL * (read_ttl(value.headers[LEASED]) or 0.0) + 1)
-        return await self._publish(
-            self._stream.lease_prefix + key,
-            {
-                SCHEDULE: f"@at {self._stream.clock.after(lasts)}",
-                SCHEDULE_TARGET: value.subject,
-                SCHEDULE_TTL: self._tombstone_ttl,
-                OPERATION: "DEL",
-                EXPECTED_SEQUENCE: str(value.sequence),
-                EXPECTED_SUBJECT: value.subject,
-            },
-        )
+        if after_restart:
+            lasts = _LEASE_AFTER_RESTART_S
+        else:
+            lasts = max(_SHORTEST_LEASE_S, _PART_OF_TTL * (read_ttl(value.headers[LEASED]) or 0.0) + 1)
+        headers = {
+            SCHEDULE: f"@at {self._stream.clock.after(lasts)}",
+            SCHEDULE_TARGET: value.subject,
+            SCHEDULE_TTL: self._tombstone_ttl,
+            OPERATION: "DEL",
+            # Fenced on the place of the lease: one that an owner has written meanwhile must not be shortened.
+            EXPECTED_SEQUENCE: "0",
+        }
+        sequence = await self._publish(self._stream.lease_prefix + key, headers)
+        if not sequence:
+            return False
+        last = await self._stream.last_message(value.subject)
+        if last is not None and last.sequence != value.sequence and LEASED not in last.headers:
+            # Somebody has written a value without a lease meanwhile: nothing must end that.
+            await self._end_lease(self._stream.lease_prefix + key, sequence)
+            return False
+        return True
+
+    async def _end_lease(self, subject: str, sequence: int) -> None:
+        """Put a message that soon expires in the place of a lease, if it is still the last one there."""
+        await self._publish(subject, {EXPECTED_SEQUENCE: str(sequence), TTL: _LEASE_REMOVED_TTL})
 
     async def remove_from_copies(self, keys: Iterable[str]) -> int:
         """Remove keys that the leader does not have from every copy that has them; return how many."""
         return sum(await _some_at_once(self._remove_from_copies, keys))
 
     async def _remove_from_copies(self, key: str) -> bool:
-        return await self._publish(
-            self._stream.subject_prefix + key, {**self._tombstone(key), EXPECTED_SEQUENCE: "0"}
-        )
+        headers = {**self._tombstone(key), EXPECTED_SEQUENCE: "0"}
+        return bool(await self._publish(self._stream.subject_prefix + key, headers))
 
     def _tombstone(self, key: str) -> dict[str, str]:
         """Return the headers of a removal that takes the lease along, and reads like an expiry."""
@@ -153,12 +172,12 @@ class Ghosts:
         key = message.subject[len(self._stream.subject_prefix) :]
         return LEASED in message.headers and removal(message.headers, self._stream.lease_prefix + key) is None
 
-    async def _publish(self, subject: str, headers: dict[str, str]) -> bool:
+    async def _publish(self, subject: str, headers: dict[str, str]) -> int:
+        """Publish a message without a value; return its sequence, 0 if the fence or the server refused it."""
         try:
-            await (await self._api.publish(subject, b"", headers)).sequence()
+            return await (await self._api.publish(subject, b"", headers)).sequence()
         except (ConflictError, StoreUnavailableError):
-            return False  # an owner was faster, or the next sweep will do it
-        return True
+            return 0  # an owner was faster, or the next sweep will do it
 
 
 def is_mark(key: str) -> bool:

@@ -76,8 +76,6 @@ class Stream:
         self._content: tuple[int, int] | None = None
         self._looked = 0.0
         self._bytes = 0
-        # The last sequence when the stream was first seen after the last reason to sweep.
-        self.known_from: int | None = None
         self._told_time: tuple[datetime, float] | None = None
         self._leader: str | None = None
         self._has_warned_of_memory = False
@@ -116,6 +114,16 @@ class Stream:
     def messages(self) -> int:
         """How many messages the stream had when it was last seen."""
         return self._content[1] if self._content is not None else 0
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the stream's last message when it was last seen."""
+        return self._content[0] if self._content is not None else 0
+
+    @property
+    def has_one_server(self) -> bool:
+        """Whether the stream, as it was last seen, is on a server that belongs to no cluster."""
+        return "name" not in self._cluster
 
     @property
     def known(self) -> bool:
@@ -443,8 +451,6 @@ class Stream:
         self._cluster, self._looked = info.get("cluster") or {}, sent
         self._content = info["state"]["last_seq"], info["state"]["messages"]
         self._bytes = int(info["state"].get("bytes", 0))
-        if self.known_from is None:
-            self.known_from = int(info["state"]["last_seq"])
         leader = self._cluster.get("leader")
         if leader and leader != self._leader:
             before, self._leader = self._leader, leader

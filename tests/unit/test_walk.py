@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from natsdisc.store.jetstream.stream import StoredMessage
@@ -47,6 +47,7 @@ class Stretch:
         return asyncio.run(walk(self.next_message, first, last, most=most, is_too_new=is_too_new))
 
 
+@settings(max_examples=50)
 @given(
     sequences=st.sets(st.integers(1, 2_000)),
     first=st.integers(1, 2_000),
@@ -62,6 +63,7 @@ def test_it_finds_what_there_is_up_to_the_first_too_new_one(
     assert found.resume is None
 
 
+@settings(max_examples=50)
 @given(sequences=st.sets(st.integers(1, 500), min_size=1), most=st.integers(1, 60))
 def test_a_walk_that_may_not_ask_more_is_continued_where_it_ended(sequences: set[int], most: int) -> None:
     stretch, seen, first = Stretch(sequences), set[int](), 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from natsdisc.store.jetstream.stream import StoredMessage
+from natsdisc.store.jetstream.stream_messages import StoredMessage
 from natsdisc.store.jetstream.walk import Walked, walk
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

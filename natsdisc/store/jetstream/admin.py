@@ -17,7 +17,8 @@ from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
-from .ghosts import Ghosts, is_mark, lease_time
+from .ghosts import Ghosts, lease_time
+from .marks import is_mark
 from .messages import EXPECTED_SEQUENCE
 from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime

@@ -71,7 +71,7 @@ class Consumer:
             self.info = await self._api.call(subject, body, timeout=timeout)
         except BusyError as error:
             if error.err_code == MAXIMUM_CONSUMERS:
-                await self._stream.raise_consumer_limit()
+                await self._stream.consumer_limit.lift()
             raise
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:

@@ -36,10 +36,11 @@ from .messages import (
     TTL,
     removal,
 )
-from .stream import StoredMessage, Stream
+from .stream import Stream
+from .stream_messages import StoredMessage
 from .walk import walk
 
-__all__ = ["MARK", "Ghosts", "is_mark", "lease_time"]
+__all__ = ["Ghosts", "lease_time"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -57,8 +58,6 @@ _SHORTEST_LEASE_S, _PART_OF_TTL = 4.0, 0.4
 _LEASE_AFTER_RESTART_S = 3.0
 _AT_ONCE = 100
 _LEASE_REMOVED_TTL = "1s"
-# The last token of the subject under which a sweep leaves its mark. A key has more tokens.
-MARK, _FEWEST_DOTS = "sweep", 3
 
 
 class Ghosts:
@@ -178,11 +177,6 @@ class Ghosts:
             return await (await self._api.publish(subject, b"", headers)).sequence()
         except (ConflictError, StoreUnavailableError):
             return 0  # an owner was faster, or the next sweep will do it
-
-
-def is_mark(key: str) -> bool:
-    """Return whether `key`, of a subject in the lease space, is a sweep's mark and no lease."""
-    return key.rpartition(".")[2] == MARK and key.count(".") < _FEWEST_DOTS
 
 
 def lease_time(headers: dict[str, str]) -> datetime | None:

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ... import log
-from ...errors import ConflictError, DiscoveryError, PermissionDeniedError
+from ...errors import DiscoveryError, PermissionDeniedError
 from .. import Holder
 from .api import JetStreamApi
 from .copies import differences
-from .ghosts import MARK, Ghosts
-from .messages import EXPECTED_SEQUENCE, TTL
-from .stream import StoredMessage, Stream
+from .ghosts import Ghosts
+from .marks import Marks
+from .stream import Stream
+from .stream_messages import StoredMessage
 
 __all__ = ["Sweeper"]
 
@@ -53,12 +54,9 @@ _LONGEST_PAUSE_S = 45.0
 _THOROUGH_EVERY = 5
 # A leader that had dead entries has only living ones after this.
 _LEADER_SETTLES_S = 15.0
-_MARK_TTL = "1h"
 # How often a close cancels the task, and how long (seconds) it waits each time.
 _MOST_CANCELS, _CANCEL_S = 5, 0.1
 _RESTART_AFTER_S = 0.5
-# On a mark whose process could not sweep, and on one whose process lent leases and removed nothing.
-_VOID, _LENT = "Natsdisc-Void", "Natsdisc-Lent"
 
 
 @dataclass(order=True, slots=True)
@@ -78,6 +76,7 @@ class Sweeper:
         self._api = api
         self._stream = stream
         self._ghosts = Ghosts(api, stream, tombstone_ttl)
+        self._marks = Marks(api, stream)
         self._holders: dict[int, tuple[str, Holder]] = {}
         self._next_holder = 0
         self._rounds: list[_Round] = []
@@ -87,7 +86,7 @@ class Sweeper:
         self._count = 0
         self._removed_at = float("-inf")
         self._reason_at = float("-inf")
-        self._server_id = api.link.server_id
+        self._server_id = api.requester.server_id
         self._is_after_restart = False
 
     def add(self, prefix: str, holder: Holder) -> Callable[[], None]:
@@ -127,7 +126,7 @@ class Sweeper:
 
     def sweep_soon(self) -> None:
         """Sweep because something happened that may have brought back what is dead."""
-        now, server_id = time.monotonic(), self._api.link.server_id
+        now, server_id = time.monotonic(), self._api.requester.server_id
         is_other_server = server_id != self._server_id
         is_new = is_other_server or now - self._reason_at >= _ONE_REASON_S
         if self._task is None or not is_new:
@@ -212,15 +211,15 @@ class Sweeper:
         self._count += 1
         if not self._is_confined:
             try:
-                if await self._claim(MARK, due):
+                if await self._marks.claim("", since=due.since, removes=due.removes):
                     await self._sweep_below("", due)
                 return
             except PermissionDeniedError:
                 # Until the next reason: the server and the user's callbacks hear of each refusal.
                 self._is_confined = True
-                await self._void(MARK)
+                await self._marks.void("")
         for prefix in sorted({prefix for prefix, _ in self._holders.values()}):
-            if await self._claim(f"{prefix}.{MARK}", due):
+            if await self._marks.claim(prefix, since=due.since, removes=due.removes):
                 await self._sweep_below(prefix, due)
 
     async def _sweep_below(self, prefix: str, due: _Round) -> None:
@@ -264,51 +263,9 @@ class Sweeper:
                 continue
             self._tell(lambda holder: holder.note_wrong_copy())
             removed = await self._ghosts.remove_from_copies(difference.extra)
-            _log.warning(
-                "the copy of %s on node %s is wrong: %d entries too many (removed: %d), %d missing%s",
-                self._stream.name,
-                difference.node,
-                len(difference.extra),
-                removed,
-                len(difference.missing),
-                f"; have it made anew: nats stream cluster peer-remove {self._stream.name} {difference.node}"
-                if difference.missing
-                else "",
-                extra=log.fields(
-                    "wrong_copy",
-                    bucket=self._stream.bucket,
-                    node=difference.node,
-                    extra=len(difference.extra),
-                    missing=len(difference.missing),
-                ),
+            self._stream.reports.copy_mended(
+                difference.node, len(difference.extra), removed, len(difference.missing)
             )
-
-    async def _void(self, tokens: str) -> None:
-        """Take back a mark, if that is allowed, so that another process sweeps."""
-        with suppress(DiscoveryError):
-            headers = {_VOID: "1", TTL: _MARK_TTL}
-            await (await self._api.publish(self._stream.lease_prefix + tokens, b"", headers)).sequence()
-
-    async def _claim(self, tokens: str, due: _Round) -> bool:
-        """Leave a mark, unless another process left one that makes the round `due` unnecessary."""
-        subject = self._stream.lease_prefix + tokens
-        last = await self._stream.last_message(subject)
-        moment = self._stream.leader_time() - timedelta(seconds=time.monotonic() - due.since)
-        if last is not None and last.stored > moment and not self._says_too_little(last, due):
-            return False
-        headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}
-        if not due.removes:
-            headers[_LENT] = "1"
-        try:
-            await (await self._api.publish(subject, b"", headers)).sequence()
-        except ConflictError:
-            return False
-        return True
-
-    @staticmethod
-    def _says_too_little(mark: StoredMessage, due: _Round) -> bool:
-        """Return whether `mark` is of a process that did less than the round `due` is to do."""
-        return _VOID in mark.headers or (due.removes and _LENT in mark.headers)
 
     def _tell(self, what: Callable[[Holder], None]) -> None:
         """Call `what` with each holder."""

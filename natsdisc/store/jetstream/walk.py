@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from .stream import StoredMessage
+from .stream_messages import StoredMessage
 
 __all__ = ["Walked", "walk"]
 

@@ -14,15 +14,15 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from ...errors import ConflictError, StoreUnavailableError
 from ...lease import read_ttl
 from .api import JetStreamApi
+from .at_once import some_at_once
 from .messages import (
     EXPECTED_SEQUENCE,
     EXPECTED_SUBJECT,
@@ -41,9 +41,6 @@ from .stream_messages import StoredMessage
 from .walk import walk
 
 __all__ = ["Ghosts", "lease_time"]
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 # A leader fires what is overdue within a second of its election or its start.
 _OVERDUE = timedelta(seconds=2)
@@ -98,12 +95,14 @@ class Ghosts:
         held = {subject[len(leases) :] for subject in await self._stream.subjects(leases + below)}
         suspects = sorted(keys - held)
         suspects = random.sample(suspects, min(len(suspects), _MOST_VALUES))
-        found = await _some_at_once(lambda key: self._stream.last_message(values + key), suspects)
+        found = await some_at_once(
+            lambda key: self._stream.last_message(values + key), suspects, slots=_AT_ONCE
+        )
         return [message for message in found if message is not None and self._is_leased(message)]
 
     async def remove_overdue(self, leases: Iterable[StoredMessage]) -> int:
         """Remove these leases with their values; return how many values."""
-        return sum(await _some_at_once(self._remove_overdue, leases))
+        return sum(await some_at_once(self._remove_overdue, leases, slots=_AT_ONCE))
 
     async def _remove_overdue(self, lease: StoredMessage) -> bool:
         key = lease.subject[len(self._stream.lease_prefix) :]
@@ -120,14 +119,22 @@ class Ghosts:
 
         With `after_restart`, every owner has to connect again and renews at once: the leases are short.
         """
-        return sum(await _some_at_once(lambda value: self._lend_lease(value, after_restart), values))
 
-    async def _lend_lease(self, value: StoredMessage, after_restart: bool) -> bool:
+        async def lend(value: StoredMessage) -> bool:
+            long = max(_SHORTEST_LEASE_S, _PART_OF_TTL * (read_ttl(value.headers[LEASED]) or 0.0) + 1)
+            with suppress(ConflictError, StoreUnavailableError):  # the next sweep does it
+                return await self.lend(value, _LEASE_AFTER_RESTART_S if after_restart else long)
+            return False
+
+        return sum(await some_at_once(lend, values, slots=_AT_ONCE))
+
+    async def lend(self, value: StoredMessage, lasts: float) -> bool:
+        """Lend a value a lease of so many seconds; return False if another value is there meanwhile.
+
+        A lent lease names no owner. The owner of the value writes its own over it with the next renewal; else
+        the server removes the value. Raises ConflictError when there is a lease, StoreUnavailableError.
+        """
         key = value.subject[len(self._stream.subject_prefix) :]
-        if after_restart:
-            lasts = _LEASE_AFTER_RESTART_S
-        else:
-            lasts = max(_SHORTEST_LEASE_S, _PART_OF_TTL * (read_ttl(value.headers[LEASED]) or 0.0) + 1)
         headers = {
             SCHEDULE: f"@at {self._stream.clock.after(lasts)}",
             SCHEDULE_TARGET: value.subject,
@@ -136,15 +143,15 @@ class Ghosts:
             # Fenced on the place of the lease: one that an owner has written meanwhile must not be shortened.
             EXPECTED_SEQUENCE: "0",
         }
-        sequence = await self._publish(self._stream.lease_prefix + key, headers)
-        if not sequence:
-            return False
+        lease = self._stream.lease_prefix + key
+        sequence = await (await self._api.publish(lease, b"", headers)).sequence()
         last = await self._stream.last_message(value.subject)
-        if last is not None and last.sequence != value.sequence and LEASED not in last.headers:
-            # Somebody has written a value without a lease meanwhile: nothing must end that.
-            await self._end_lease(self._stream.lease_prefix + key, sequence)
-            return False
-        return True
+        if last is not None and last.sequence == value.sequence:
+            return True
+        if last is not None and LEASED not in last.headers:
+            # A value without a lease was written meanwhile, or the value was removed: end nothing there.
+            await self._end_lease(lease, sequence)
+        return False
 
     async def _end_lease(self, subject: str, sequence: int) -> None:
         """Put a message that soon expires in the place of a lease, if it is still the last one there."""
@@ -152,7 +159,7 @@ class Ghosts:
 
     async def remove_from_copies(self, keys: Iterable[str]) -> int:
         """Remove keys that the leader does not have from every copy that has them; return how many."""
-        return sum(await _some_at_once(self._remove_from_copies, keys))
+        return sum(await some_at_once(self._remove_from_copies, keys, slots=_AT_ONCE))
 
     async def _remove_from_copies(self, key: str) -> bool:
         headers = {**self._tombstone(key), EXPECTED_SEQUENCE: "0"}
@@ -189,14 +196,3 @@ def lease_time(headers: dict[str, str]) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else None
-
-
-async def _some_at_once(work: Callable[[_T], Awaitable[_R]], items: Iterable[_T]) -> list[_R]:
-    """Return what `work` returns for each item, running a bounded number at a time."""
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: _T) -> _R:
-        async with slots:
-            return await work(item)
-
-    return await asyncio.gather(*map(one, items))

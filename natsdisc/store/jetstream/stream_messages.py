@@ -24,6 +24,7 @@ class StoredMessage(NamedTuple):
     stored: datetime
     headers: dict[str, str]
     data: bytes
+    whole: bool = True  # whether its header block ends as a header block should
 
 
 class StreamMessages:
@@ -90,10 +91,12 @@ class StreamMessages:
             raise
         with self._api.understanding(f"STREAM.MSG.GET.{self.name}"):
             found = answer["message"]
+            block = base64.b64decode(found.get("hdrs") or "")
             return StoredMessage(
                 found["subject"],
                 int(found["seq"]),
                 datetime.fromisoformat(found["time"]),
-                parse_headers(base64.b64decode(found.get("hdrs", ""))),
-                base64.b64decode(found.get("data", "")),
+                parse_headers(block),
+                base64.b64decode(found.get("data") or ""),
+                not block or block.endswith(b"\r\n\r\n"),
             )

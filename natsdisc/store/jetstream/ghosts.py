@@ -72,7 +72,7 @@ class Ghosts:
         With `before`, only those that were stored before that moment of the leader's time.
         """
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
-        now = self._stream.leader_time()
+        now = self._stream.clock.read()
         youngest = min(now - _YOUNGEST, before or now)
         found, resume = await walk(
             lambda sequence: self._stream.next_message(filter, sequence),

@@ -41,7 +41,7 @@ class Marks:
         """
         subject = self._subject(prefix)
         last = await self._stream.last_message(subject)
-        moment = self._stream.leader_time() - timedelta(seconds=time.monotonic() - since)
+        moment = self._stream.clock.read() - timedelta(seconds=time.monotonic() - since)
         if last is not None and last.stored > moment:
             did_less = _VOID in last.headers or (removes and _LENT in last.headers)
             if not did_less:

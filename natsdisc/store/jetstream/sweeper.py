@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -202,7 +203,8 @@ class Sweeper:
         return self._stream.messages / (2 * max(1, held))
 
     async def _sweep(self, due: _Round) -> None:
-        if not self._stream.known and not await self._stream.look():
+        is_known = self._stream.known and self._stream.clock.age < math.inf
+        if not is_known and not await self._stream.look():
             return
         if not self._stream.leases:
             return
@@ -226,7 +228,7 @@ class Sweeper:
         if not await self._stream.look():  # for the leader's time
             return
         # After a reason, only leases from before it can be dead: living owners have renewed theirs since.
-        reason_at = self._stream.leader_time() - timedelta(seconds=time.monotonic() - self._reason_at)
+        reason_at = self._stream.clock.read() - timedelta(seconds=time.monotonic() - self._reason_at)
         before = reason_at if due.has_reason else None
         overdue = await self._ghosts.overdue(prefix, before) if due.removes else []
         removed = await self._ghosts.remove_overdue(self._not_held(overdue))

@@ -34,11 +34,6 @@ def query_arguments(command: _F) -> _F:
         if models + event_channels + event_sources > 1:
             raise click.UsageError("--models, --event-channels and --event-sources exclude each other.")
         if event_channels or event_sources:
-            if (
-                None
-                in (*(namespace, component, endpoint),)[: sum(map(bool, (namespace, component, endpoint)))]
-            ):
-                raise click.UsageError("A component needs its namespace, an endpoint its component.")
             names = tuple(name for name in (namespace, component, endpoint) if name is not None)
             events = natsdisc.event_channels if event_channels else natsdisc.event_sources
             return command(*args, query=events(Scope(names) if names else None, topic), **others)

@@ -19,7 +19,6 @@ from .errors import NoInstanceError
 from .informer import Follower, Informer
 from .listeners import Listeners
 from .model import (
-    EndpointInstance,
     Event,
     Instance,
     InstanceId,

@@ -24,6 +24,7 @@ from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
+from .subjects import Subjects
 
 __all__ = ["TOMBSTONE_TTL", "Admin", "Difference", "Server", "StreamState"]
 
@@ -73,13 +74,15 @@ class StreamState:
 class Admin:
     """A connection of its own, for tools; `async with await Admin.connect(…)`."""
 
-    def __init__(self, connection: Connection, options: StreamOptions) -> None:
+    def __init__(self, connection: Connection, options: StreamOptions, subjects: Subjects) -> None:
         self._connection = connection
         self._options = options
         self._refused: list[str] = []
         self._requester = Requester(connection.client)
-        self._api = JetStreamApi(self._requester)
-        self._store = JetStreamStore(connection.client, bucket_prefix=options.bucket_prefix)
+        self._api = JetStreamApi(self._requester, subjects)
+        self._store = JetStreamStore(
+            connection.client, bucket_prefix=options.bucket_prefix, api_prefix=subjects.api
+        )
         self._store.attach()
         connection.on_error = self._note
 
@@ -92,10 +95,13 @@ class Admin:
         bucket_prefix: str = "",
         replicas: int | None = None,
         storage: Literal["file", "memory"] | None = None,
+        domain: str | None = None,
+        api_prefix: str | None = None,
     ) -> Self:
         """Connect; raises what `open_connection` does, InvalidNameError, InvalidValueError."""
+        subjects = Subjects.of(domain, api_prefix)
         options = StreamOptions(bucket_prefix=bucket_prefix, replicas=replicas, storage=storage)
-        return cls(await open_connection(servers, nats_options), options)
+        return cls(await open_connection(servers, nats_options), options, subjects)
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,8 +245,8 @@ class Admin:
     async def may_publish(self, subject: str) -> bool:
         """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""
         client = self._connection.client
-        # An API request that is no JSON, and a message to a stream whose fence fails.
-        headers = None if subject.startswith("$JS.") else {EXPECTED_SEQUENCE: _NEVER}
+        # An API request that is no JSON, or a message to a stream whose fence fails.
+        headers = {EXPECTED_SEQUENCE: _NEVER}
         try:
             await client.publish(subject, b"natsdisc doctor", headers=headers)
         except NatsError as error:

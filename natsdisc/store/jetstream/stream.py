@@ -10,7 +10,6 @@ from typing import Any
 
 from ...errors import StoreUnavailableError, UnsupportedServerError
 from .api import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, ApiError, BusyError, JetStreamApi
-from .consumer_limit import ConsumerLimit
 from .requester import REQUEST_TIMEOUT
 from .servertime import ServerTime
 from .stream_config import (
@@ -57,7 +56,8 @@ class Stream(StreamMessages):
         self.on_new_leader: Callable[[], None] = lambda: None
         self.on_wrong_copy: Callable[[], None] = lambda: None
         self._info_denied_until = float("-inf")
-        self.consumer_limit = ConsumerLimit(self)
+        # When it was last tried to raise the limit of consumers (`time.monotonic`).
+        self.limit_lifted = float("-inf")
         self._last_storage: Storage | None = None
 
     @property

@@ -15,13 +15,18 @@ from ..model import (
     EndpointInstance,
     EndpointQuery,
     EndpointSpec,
+    EventChannelInstance,
+    EventChannelQuery,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceQuery,
+    EventSourceSpec,
     Instance,
     InstanceId,
     ModelInstance,
     ModelQuery,
     ModelSpec,
     Query,
-    Spec,
 )
 from ..registrar import Registration
 from ..stats import Stats
@@ -82,6 +87,16 @@ class Discovery:
     def register(
         self, spec: EndpointSpec, *, timeout: float | None = ..., **options: Any
     ) -> EndpointInstance: ...
+
+    @overload
+    def register(
+        self, spec: EventChannelSpec, *, timeout: float | None = ..., **options: Any
+    ) -> EventChannelInstance: ...
+
+    @overload
+    def register(
+        self, spec: EventSourceSpec, *, timeout: float | None = ..., **options: Any
+    ) -> EventSourceInstance: ...
 
     @overload
     def register(self, spec: ModelSpec, *, timeout: float | None = ..., **options: Any) -> ModelInstance: ...
@@ -145,6 +160,16 @@ class Discovery:
     def list(
         self, query: ModelQuery, *, timeout: float | None = ..., **options: Any
     ) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    def list(
+        self, query: EventChannelQuery, *, timeout: float | None = ..., **options: Any
+    ) -> builtins.list[EventChannelInstance]: ...
+
+    @overload
+    def list(
+        self, query: EventSourceQuery, *, timeout: float | None = ..., **options: Any
+    ) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     def list(
@@ -260,6 +285,6 @@ def connect(
 
 def _named(one: object) -> str:
     """Return how errors name a spec, an instance or an id."""
-    if isinstance(one, Spec):
+    if isinstance(one, (EndpointSpec, ModelSpec)):
         return f"{one.namespace}/{one.component}/{one.endpoint}"
     return str(getattr(one, "id", one))

@@ -8,7 +8,7 @@ import pytest
 
 from natsdisc import EndpointInstance, EndpointSpec, InvalidValueError, Transport, wire
 
-GOOD = [
+GOOD: list[tuple[str, object]] = [
     ("http", "http://a"),
     ("http", "https://[::1]:8080/path?q=1"),
     ("tcp", "host:1"),
@@ -19,12 +19,9 @@ GOOD = [
     ("quic", {"host": "a"}),
     ("quic", 0),
 ]
-BAD = [
-    *(
-        (kind, address)
-        for kind in ("http", "tcp", "nats_tcp", "quic")
-        for address in (None, "", "  ", [], {})
-    ),
+EMPTY: tuple[object, ...] = (None, "", "  ", [], {})
+BAD: list[tuple[str, object]] = [
+    *((kind, address) for kind in ("http", "tcp", "nats_tcp", "quic") for address in EMPTY),
     *(
         ("http", address)
         for address in ("host", "ftp://a", "http://", "http:///a", "http://a b", "http://a:x", 5)

@@ -51,7 +51,13 @@ def run(program: str, url: str, place: str) -> list[str]:
     command = [sys.executable, "-X", "dev", "-c", program, url, place]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    errors = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    # A loaded machine is slow, and Python 3.12 warns of every fork of a process with threads.
+    expected = ("Executing <", "  forked = os.fork()")
+    errors = [
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith(expected) and "is multi-threaded, use of fork" not in line
+    ]
     assert errors == []
     return done.stdout.splitlines()
 
@@ -149,8 +155,8 @@ def test_the_end_of_the_interpreter_unregisters(
 WAITING = """
 with connect() as discovery, discovery.view(endpoints(place)) as view:
     discovery.register(spec("waits"))
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         view.wait_for(9)
     except KeyboardInterrupt:
         print("interrupted", discovery.list(endpoints(place)) != [])

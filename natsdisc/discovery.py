@@ -13,13 +13,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
-from . import entry, keys, log, wire
+from . import entry, keys, log
 from .balance import Balance
 from .callbacks import check_callback, plain
 from .errors import (
-    AlreadyRegisteredError,
     ClosedError,
-    ConflictError,
     InvalidValueError,
 )
 from .fold import UNREADABLE_KEPT
@@ -43,13 +41,12 @@ from .model import (
     Spec,
     Transport,
     check_instance_id,
-    kind_of,
 )
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, Picture, Stats
-from .store import UNTRUSTED, Bucket, EntryExistsError, Store
+from .store import UNTRUSTED, Bucket, Store
 from .store.jetstream import JetStreamStore
 from .store.signed import SignedStore
 from .store.snapshot import read
@@ -193,10 +190,7 @@ class Discovery:
             )
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
-        key, value = keys.key_of(instance.id), wire.dumps(instance)
-        # The instance as others will read it: JSON has no tuples.
-        instance = wire.loads(value)
-        work = self._tasks.start(self._register(key, value, instance, ttl))
+        work = self._tasks.start(self._registrar.register(instance, ttl))
         try:
             registration = await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -254,11 +248,7 @@ class Discovery:
         def change(current: Instance) -> Instance:
             return dataclasses.replace(current, **changes)
 
-        registration = self._registrar.find(instance.id)
-        if registration is not None:
-            work = self._registrar.update(registration, change, changes)
-        else:
-            work = self._change(instance, change)
+        work = self._registrar.change(instance, change, changes)
         return cast(_InstanceT, await self._tasks.finish(f"updating {instance.id}", work))
 
     @overload
@@ -362,11 +352,7 @@ class Discovery:
             assert isinstance(current, EndpointInstance)
             return dataclasses.replace(current, metadata={**current.metadata, "draining": True})
 
-        registration = self._registrar.find(instance.id)
-        if registration is not None:
-            work = self._registrar.update(registration, mark, ())
-        else:
-            work = self._change(instance, mark)
+        work = self._registrar.change(instance, mark)
         return cast(EndpointInstance, await self._tasks.finish(f"draining {instance.id}", work))
 
     async def close(self, *, drain: float = 0.0) -> None:
@@ -476,47 +462,6 @@ class Discovery:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.registrations)} registrations"
         return f"<Discovery {self._instance_id:x} {state}>"
-
-    async def _register(self, key: str, value: bytes, instance: Instance, ttl: float | None) -> Registration:
-        try:
-            return await self._registrar.register(self._bucket(instance.id), key, value, instance, ttl)
-        except EntryExistsError as error:
-            raise self._already_registered(instance, error) from error
-
-    async def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> Instance:
-        """Change another process's instance, which must still be `instance`; return what it is then."""
-        key, bucket = keys.key_of(instance.id), self._bucket(instance.id)
-        found = await bucket.get(key)
-        current: Instance | None = None
-        if found is not None and found.trusted:
-            with suppress(InvalidValueError):
-                current = entry.decode(kind_of(instance.id), key, found.value)
-        if found is None or current != instance:
-            raise ConflictError(
-                f"cannot change {instance.id}: {'another value' if found else 'nothing'} is registered under "
-                "it now; list it again, and change that"
-            )
-        value = wire.dumps(change(current))
-        await bucket.replace(
-            key,
-            value,
-            revision=found.revision,
-            leased=found.leased,
-            lease_ttl=found.lease_ttl,
-            owner=found.owner,
-        )
-        return wire.loads(value)
-
-    def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
-        try:
-            existing: Instance | None = entry.decode(kind_of(instance.id), error.entry.key, error.entry.value)
-        except InvalidValueError:
-            existing = None
-        return AlreadyRegisteredError(
-            f"{instance.id} is already registered with another value; unregister it, update it, or use "
-            "another instance id",
-            existing,
-        )
 
     def _bucket(self, id: InstanceId) -> Bucket:
         return self._store.bucket(entry.bucket_of(id))

@@ -131,7 +131,9 @@ async def test_a_time_that_became_wrong_in_silence_costs_one_removed_at_most(
         recorder = Recorder(watcher)
         await eventually(lambda: recorder.live == 1, timeout=PATIENCE)
         # The sweep after a start asks for the server's time too.
-        await eventually(lambda: service.stats().renewals.count and not service._registrar._tasks)
+        await eventually(
+            lambda: service.stats().renewals.count and not service._registrar._upkeep.renewals._tasks
+        )
         lose(seconds)
         await eventually(lambda: service.stats().reregistrations == 1, timeout=PATIENCE)
         beats = service.stats().renewals.count

@@ -1,0 +1,84 @@
+"""Changes of what is registered: the one compare-and-set, for instances of this process and of others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+from . import entry, keys, wire
+from .errors import AlreadyRegisteredError, ConflictError, InvalidValueError
+from .model import Instance, kind_of
+from .store import Bucket, Entry, EntryExistsError
+
+__all__ = ["Change", "already_registered", "change_foreign", "compare_and_set"]
+
+# Returns the instance as it shall be.
+Change: TypeAlias = Callable[[Instance], Instance]
+
+# A change that does not depend on the other fields is tried this often when other clients change those.
+_TRIES = 8
+
+
+async def compare_and_set(
+    bucket: Bucket, current: Entry, instance: Instance, change: Change
+) -> tuple[Entry, Instance]:
+    """Write what `change` makes of `instance`, if `current` still lies there; return what lies there then.
+
+    Raises ConflictError, and what `Bucket.replace` and `change` raise.
+    """
+    value = wire.dumps(change(instance))
+    changed = wire.loads(value)
+    revision = await bucket.replace(
+        current.key,
+        value,
+        revision=current.revision,
+        leased=current.leased,
+        lease_ttl=current.lease_ttl,
+        owner=current.owner,
+    )
+    return dataclasses.replace(current, value=value, revision=revision), changed
+
+
+async def change_foreign(bucket: Bucket, instance: Instance, change: Change, *, exactly: bool) -> Instance:
+    """Apply `change` to another process's instance; return what is registered then.
+
+    With `exactly`, the instance that is registered must be equal to `instance`. Without, `change` is applied
+    to what is registered under its id.
+    Raises ConflictError, and what `Bucket.get`, `Bucket.replace` and `change` raise.
+    """
+    key, tries = keys.key_of(instance.id), 1 if exactly else _TRIES
+    while True:
+        found = await bucket.get(key)
+        current = _decoded(instance, found)
+        if found is None or current is None or (exactly and current != instance):
+            raise ConflictError(
+                f"cannot change {instance.id} in bucket {bucket.name}: "
+                f"{'another value' if found else 'nothing'} is registered under it now; list it again, and "
+                "change that"
+            )
+        if change(current) == current:
+            return current
+        tries -= 1
+        try:
+            return (await compare_and_set(bucket, found, current, change))[1]
+        except ConflictError:
+            if tries == 0:
+                raise
+
+
+def already_registered(instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
+    """Return the error of a registration that found another value under its id."""
+    return AlreadyRegisteredError(
+        f"{instance.id} is already registered with another value; unregister it, update it, or use "
+        "another instance id",
+        _decoded(instance, error.entry),
+    )
+
+
+def _decoded(instance: Instance, found: Entry | None) -> Instance | None:
+    if found is not None and found.trusted:
+        with suppress(InvalidValueError):
+            return entry.decode(kind_of(instance.id), found.key, found.value)
+    return None

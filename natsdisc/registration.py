@@ -9,7 +9,7 @@ from . import entry, keys, lease, wire
 from .errors import ClosedError, DiscoveryError, InvalidValueError
 from .lease import LeaseState, State
 from .model import Instance, InstanceId, kind_of
-from .store import Bucket, Entry
+from .store import Bucket, Entry, Write
 
 __all__ = ["Registration"]
 
@@ -111,22 +111,15 @@ class Registration:
             self._health.cancel()
         self._set(lease.ended(self._lease, error))
 
-    def _entry(self, owner: str) -> Entry:
-        """Return what this process last knew to lie under its key."""
-        ttl = self.lease_ttl
-        return Entry(
-            self._key, self._value, self.revision, leased=ttl is not None, lease_ttl=ttl, owner=owner
-        )
+    def _write(self, owner: str, ttl: float | None) -> Write:
+        """Return its value as `owner` writes it under a lease of `ttl` seconds."""
+        return Write(self._key, self._value, ttl, owner, self._is_mine)
 
     def _become(self, instance: Instance) -> None:
         """Take another value, that will be written."""
         self._value = wire.dumps(instance)
         # The instance as others will read it: JSON has no tuples.
         self._instance = wire.loads(self._value)
-
-    def _take(self, found: Entry, instance: Instance) -> None:
-        """Go on with another value, of `found`."""
-        self._value, self._instance = found.value, instance
 
     def _is_mine(self, found: Entry) -> bool:
         """Return whether a value is one of this id: any other is nobody's."""

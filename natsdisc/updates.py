@@ -10,7 +10,7 @@ from typing import TypeAlias
 from . import entry, keys, wire
 from .errors import AlreadyRegisteredError, ConflictError, InvalidValueError
 from .model import Instance, kind_of
-from .store import Bucket, Entry, EntryExistsError
+from .store import Bucket, Entry, EntryExistsError, Write
 
 __all__ = ["Change", "already_registered", "change_foreign", "compare_and_set"]
 
@@ -22,23 +22,17 @@ _TRIES = 8
 
 
 async def compare_and_set(
-    bucket: Bucket, current: Entry, instance: Instance, change: Change
-) -> tuple[Entry, Instance]:
-    """Write what `change` makes of `instance`, if `current` still lies there; return what lies there then.
+    bucket: Bucket, current: Write, revision: int, instance: Instance, change: Change
+) -> tuple[bytes, Instance, int]:
+    """Write what `change` makes of `instance` over `current`, if that still lies there at `revision`.
 
-    Raises ConflictError, and what `Bucket.replace` and `change` raise.
+    Return the value, the instance and the revision that lie there then. Raises ConflictError, and what
+    `Bucket.replace` and `change` raise.
     """
     value = wire.dumps(change(instance))
     changed = wire.loads(value)
-    revision = await bucket.replace(
-        current.key,
-        value,
-        revision=current.revision,
-        leased=current.leased,
-        lease_ttl=current.lease_ttl,
-        owner=current.owner,
-    )
-    return dataclasses.replace(current, value=value, revision=revision), changed
+    revision = await bucket.replace(dataclasses.replace(current, value=value), revision=revision)
+    return value, changed, revision
 
 
 async def change_foreign(bucket: Bucket, instance: Instance, change: Change, *, exactly: bool) -> Instance:
@@ -61,8 +55,9 @@ async def change_foreign(bucket: Bucket, instance: Instance, change: Change, *, 
         if change(current) == current:
             return current
         tries -= 1
+        write = Write(key, found.value, found.ttl, found.owner or "")
         try:
-            return (await compare_and_set(bucket, found, current, change))[1]
+            return (await compare_and_set(bucket, write, found.revision, current, change))[1]
         except ConflictError:
             if tries == 0:
                 raise

@@ -102,13 +102,7 @@ class Upkeep:
         """
         sent = self._clock.time()
         try:
-            revision = await registration._bucket.create(
-                registration._key,
-                registration._value,
-                ttl=ttl,
-                owner=self._owner,
-                valid=registration._is_mine,
-            )
+            revision = await registration._bucket.create(registration._write(self._owner, ttl))
         except EntryExistsError as error:
             raise already_registered(registration.instance, error) from error
         return lease.started(ttl, revision, sent, chance())
@@ -118,11 +112,11 @@ class Upkeep:
 
         The caller has its lock. Raises what `compare_and_set` raises.
         """
-        written, instance = await compare_and_set(
-            registration._bucket, registration._entry(self._owner), registration.instance, change
+        current = registration._write(self._owner, registration.lease_ttl)
+        registration._value, registration._instance, revision = await compare_and_set(
+            registration._bucket, current, registration.revision, registration.instance, change
         )
-        registration._take(written, instance)
-        registration._set(lease.replaced(registration._lease, written.revision))
+        registration._set(lease.replaced(registration._lease, revision))
 
     async def restore(self, registration: Registration) -> None:
         """Have a registration back that may be gone, or find it lost. The caller has its lock.
@@ -132,13 +126,7 @@ class Upkeep:
         before = registration._lease
         sent = self._clock.time()
         try:
-            restored = await registration._bucket.restore(
-                registration._key,
-                registration._value,
-                ttl=before.ttl,
-                owner=self._owner,
-                valid=registration._is_mine,
-            )
+            restored = await registration._bucket.restore(registration._write(self._owner, before.ttl))
         except EntryExistsError as error:
             self._after(registration, Answer.TAKEN, before.revision, sent, 0.0, error)
             return
@@ -155,7 +143,7 @@ class Upkeep:
     def adopt(self, registration: Registration, found: Entry) -> None:
         """Go on with what another client's update made of our entry."""
         before, instance = registration.instance, registration._decode(found)
-        registration._take(found, instance)
+        registration._value, registration._instance = found.value, instance
         drained = is_draining(instance) and not is_draining(before)
         self._reports.note("drained_by_another" if drained else "updated_by_another", registration.id)
 

@@ -22,6 +22,7 @@ from natsdisc import (
 )
 from natsdisc.keys import key_of
 from natsdisc.server import NatsServer
+from natsdisc.store import Write
 from natsdisc.testing import crash
 from tests.rig import eventually
 
@@ -40,7 +41,7 @@ async def write_over(discovery: natsdisc.Discovery, instance: EndpointInstance, 
     """As any KV client may."""
     bucket: Any = discovery._store.bucket("v1_instances")
     if isinstance(discovery._store, MemoryStore):
-        bucket._write(key_of(instance.id), value, None, "somebody")
+        bucket._write(Write(key_of(instance.id), value, owner="somebody"))
         return
     subject = bucket._stream.subject_prefix + key_of(instance.id)
     await (await bucket._api.publish(subject, value, {})).sequence()

@@ -55,10 +55,6 @@ class WrongSequenceError(ConflictError):
     """A fence failed: the last message of the subject is not the expected one."""
 
 
-# A server that starts answers $JS.API some moments after it takes connections.
-JETSTREAM_PATIENCE = 2.0
-
-
 class NoResponderError(StoreUnavailableError):
     """Nobody listens: no such stream, or a stream without a leader."""
 
@@ -68,7 +64,10 @@ class FenceInFlightError(StoreUnavailableError):
 
 
 class NoJetStreamError(NoResponderError):
-    """Nobody answers the JetStream API."""
+    """No server answers the JetStream API."""
+
+    # A server that starts answers $JS.API some moments after it takes connections.
+    patience_s = 2.0
 
 
 class BusyError(StoreUnavailableError):

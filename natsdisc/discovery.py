@@ -39,6 +39,7 @@ from .model import (
     ModelSpec,
     Query,
     Spec,
+    Status,
     Transport,
     check_instance_id,
 )
@@ -340,17 +341,19 @@ class Discovery:
         )
 
     async def drain(self, instance: EndpointInstance) -> EndpointInstance:
-        """Mark an endpoint, so that pickers leave it out while it still serves.
+        """Set an endpoint's status to `draining`, so that pickers leave it out while it still serves.
 
-        Raises what `update` does; a model card has no such mark.
+        Raises what `update` does, and InvalidValueError for a model card, which has no status.
         """
         self._check_open()
         if not isinstance(instance, EndpointInstance):
-            raise InvalidValueError(f"only endpoints can be drained, not {type(instance).__name__}")
+            raise InvalidValueError(
+                f"could not set the status of a {type(instance).__name__}: only an endpoint (EndpointInstance) has one"
+            )
 
         def mark(current: Instance) -> Instance:
             assert isinstance(current, EndpointInstance)
-            return dataclasses.replace(current, metadata={**current.metadata, "draining": True})
+            return dataclasses.replace(current, status=Status.DRAINING)
 
         work = self._registrar.change(instance, mark)
         return cast(EndpointInstance, await self._tasks.finish(f"draining {instance.id}", work))

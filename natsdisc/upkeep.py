@@ -12,7 +12,7 @@ from . import lease
 from .errors import ConflictError, DiscoveryError, StoreUnavailableError
 from .events import emit
 from .lease import Answer, LeaseState, State, Step
-from .model import Instance, InstanceId
+from .model import EndpointInstance, Instance, InstanceId, Status
 from .registration import Registration
 from .renewals import Renewals
 from .reports import FOUND, Reports
@@ -258,5 +258,4 @@ class Upkeep:
 
 def is_draining(instance: Instance) -> bool:
     """Return whether an instance says that it will leave."""
-    metadata = getattr(instance, "metadata", None)
-    return bool(metadata and metadata.get("draining"))
+    return isinstance(instance, EndpointInstance) and instance.status is Status.DRAINING

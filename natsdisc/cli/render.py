@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from natsdisc import wire
-from natsdisc.balance import is_draining
-from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
+from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind, Status
 from natsdisc.safe import safe, safe_json
 from natsdisc.store.jetstream.copies import Difference
 
@@ -72,7 +71,7 @@ def event_json(event: Event) -> str:
 def detail(instance: Instance) -> str:
     """What an instance is, in a few words: where it is reached, or which model it is."""
     if isinstance(instance, EndpointInstance):
-        mark = "  draining" if is_draining(instance) else ""
+        mark = "" if instance.status is Status.SERVING else f"  {instance.status}"
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
     return _model_name(instance.card)
 

@@ -22,6 +22,7 @@ from natsdisc import (
     RemovalReason,
     Removed,
     State,
+    Status,
     Transport,
     endpoints,
     models,
@@ -137,7 +138,7 @@ class TestUpdates:
             *(service.drain(mine) for _ in range(10)), service.update(mine, metadata={"b": 1})
         )
         [now] = await service.list(endpoints())
-        assert now.metadata == {"b": 1} or now.metadata == {"b": 1, "draining": True}
+        assert now == dataclasses.replace(mine, metadata={"b": 1}, status=Status.DRAINING)
         assert service.registrations[0].instance == now
 
     @pytest.mark.parametrize("ttl", [None, 60])
@@ -180,7 +181,8 @@ class TestUpdates:
         await operator.drain(mine)
         await service.update(mine, transport=Transport.nats("two"))
         [now] = await operator.list(endpoints())
-        assert (now.metadata, now.transport.address) == ({"zone": "z", "draining": True}, "two")
+        assert (now.metadata, now.transport.address) == ({"zone": "z"}, "two")
+        assert now.status is Status.DRAINING
         [told] = await eventually(lambda: lines(caplog, "drained_by_another"))
         assert told.levelno == logging.INFO
         assert not lines(caplog, "recovering")
@@ -232,7 +234,7 @@ class TestUpdates:
         assert entry is not None
         assert entry.value == (
             b'{"type":"Endpoint","component":"comp","endpoint":"ep","namespace":"ns","instance_id":7,'
-            b'"transport":{"tcp":"host:2"},"metadata":{"draining":true},"device_type":"cuda","codec":{"a":[1]}}'
+            b'"transport":{"tcp":"host:2"},"status":"draining","device_type":"cuda","codec":{"a":[1]}}'
         )
         with pytest.raises(ConflictError, match="another value"):
             await operator.update(found, transport=Transport.tcp("host:3"))

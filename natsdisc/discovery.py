@@ -348,7 +348,7 @@ class Discovery:
         self._check_open()
         if not isinstance(instance, EndpointInstance):
             raise InvalidValueError(
-                f"could not set the status of a {type(instance).__name__}: only an endpoint (EndpointInstance) has one"
+                f"could not set the status of a {type(instance).__name__}: only an EndpointInstance has one"
             )
 
         def mark(current: Instance) -> Instance:

@@ -271,10 +271,11 @@ class TestTelling:
     async def test_many_of_one_fate_are_one_line(
         self, registry: Registry, caplog: pytest.LogCaptureFixture
     ) -> None:
-        service, client = await registry.join(lease_ttl=6), await registry.join()
+        service, client = await registry.join(lease_ttl=60), await registry.join()
         mine = await asyncio.gather(*(service.register(spec(f"ep{number}")) for number in range(200)))
         await asyncio.gather(*map(client.unregister, mine))
-        await eventually(lambda: service.stats().reregistrations == 200)
+        service._registrar._upkeep.renew_all()
+        await eventually(lambda: service.stats().reregistrations == 200, timeout=30)
         await eventually(lambda: lines(caplog, "reregistered_removed"))
         await service.close()  # writes what is still gathered
         told = lines(caplog, "reregistered_removed")

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -274,12 +275,13 @@ class TestTelling:
         service, client = await registry.join(lease_ttl=60), await registry.join()
         mine = await asyncio.gather(*(service.register(spec(f"ep{number}")) for number in range(200)))
         await asyncio.gather(*map(client.unregister, mine))
+        began = time.monotonic()
         service._registrar._upkeep.renew_all()
         await eventually(lambda: service.stats().reregistrations == 200, timeout=30)
         await eventually(lambda: lines(caplog, "reregistered_removed"))
         await service.close()  # writes what is still gathered
         told = lines(caplog, "reregistered_removed")
-        assert len(told) <= 2
+        assert len(told) <= 2 + (time.monotonic() - began) / 5  # one in five seconds
         assert sum(getattr(line, "natsdisc_count", 0) for line in told) == 200
 
     async def test_a_callback_that_fails_breaks_nothing(

@@ -252,10 +252,12 @@ class Registrar:
 
     async def _leave(self, timeout: float) -> None:
         left = self.registrations
-        self._let_go_all("this Discovery was closed, and it was left for a restart")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._upkeep.leave(left)
+        try:
+            with suppress(TimeoutError, DiscoveryError):  # the leases go on, and end by themselves
+                async with asyncio.timeout(timeout):
+                    await self._upkeep.leave(left)
+        finally:
+            self._let_go_all("this Discovery was closed, and left it for a restart")
         if left:
             emit("kept", count=len(left), id=left[0].id)
         await self._health.aclose()

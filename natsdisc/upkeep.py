@@ -90,18 +90,22 @@ class Upkeep:
         for registration in tuple(self._held()):
             self.put(registration, lease.renewed_at_once(registration._lease, now))
 
-    async def leave(self, registrations: Iterable[Registration]) -> int:
-        """Renew leases for the last time, and note in them that the next process may take them over.
-
-        Return how many were renewed.
-        """
-        by_bucket: dict[Bucket, list[Lease]] = {}
+    async def leave(self, registrations: Iterable[Registration]) -> None:
+        """Renew leases for the last time, and note in them that the next process may take them over."""
+        by_bucket: dict[Bucket, list[Registration]] = {}
         for one in registrations:
             if one.lease_ttl is not None and not one._lease.gone and not one._lease.is_over:
-                lease_of_one = Lease(one._key, one.revision, one.lease_ttl, RELEASED)
-                by_bucket.setdefault(one._bucket, []).append(lease_of_one)
-        answers = await asyncio.gather(*(bucket.renew(leases) for bucket, leases in by_bucket.items()))
-        return sum(answer is None for some in answers for answer in some)
+                by_bucket.setdefault(one._bucket, []).append(one)
+        await asyncio.gather(*(self._leave(bucket, some) for bucket, some in by_bucket.items()))
+
+    async def _leave(self, bucket: Bucket, some: list[Registration]) -> None:
+        leases = [Lease(one._key, one.revision, one.lease_ttl or 0.0, RELEASED) for one in some]
+        answers = await bucket.renew(leases)
+        for one, answer in zip(some, answers, strict=True):
+            if isinstance(answer, ConflictError):  # another client updated it, such as its status
+                async with self.lock(one.id):
+                    await self.restore(one)
+                await bucket.renew([Lease(one._key, one.revision, one.lease_ttl or 0.0, RELEASED)])
 
     async def close(self) -> None:
         """Let nothing fall due any more, and end what runs."""

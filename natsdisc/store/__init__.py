@@ -193,6 +193,12 @@ class Store(Protocol):
     def bucket(self, name: str) -> Bucket:
         """The bucket `name`, whether it exists or not."""
 
+    async def ping(self, timeout: float) -> None:
+        """Return when the server has answered; wait `timeout` seconds at most.
+
+        Raises StoreUnavailableError, PermissionDeniedError, ClosedError.
+        """
+
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is back after a break; the answer takes it back."""
 

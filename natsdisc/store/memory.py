@@ -54,6 +54,9 @@ class MemoryStore:
         """The bucket `name`."""
         return self._buckets.setdefault(name, MemoryBucket(self._clock, name))
 
+    async def ping(self, timeout: float) -> None:
+        """Return at once: this store is always there."""
+
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Nothing ever breaks here: the callback is never called."""
         return lambda: None

@@ -70,6 +70,9 @@ class SignedStore:
             )
         return self._buckets[name]
 
+    async def ping(self, timeout: float) -> None:
+        await self._store.ping(timeout)
+
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._store.on_reconnect(callback)
 

@@ -58,7 +58,12 @@ LEVELS = {
     "natsdisc.upkeep": 3,
     "natsdisc.registrar": 3,
     "natsdisc.view": 3,
+    "natsdisc.options": 2,
+    "natsdisc.readiness": 3,
+    "natsdisc.registering": 4,
+    "natsdisc.closing": 4,
     "natsdisc.discovery": 4,
+    "natsdisc.connect": 4,
     "natsdisc": 5,
 }
 APART = (

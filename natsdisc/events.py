@@ -89,6 +89,13 @@ EVENTS = {
         ),
         LogEvent("lost", _ERROR, "%(id)s is lost: another owner holds this id"),
         LogEvent("failed", _ERROR, "%(id)s cannot be registered, and is not tried again: %(error)s"),
+        LogEvent("unhealthy", _WARNING, "the health check of %(id)s failed, it is unhealthy now: %(error)s"),
+        LogEvent("healthy", _INFO, "the health check of %(id)s succeeds again"),
+        LogEvent("check_failed", _ERROR, "%(id)s ended because of a bug: %(error)s"),
+        LogEvent("status_not_set", _DEBUG, "could not set the status of %(id)s: %(error)s"),
+        LogEvent(
+            "kept", _INFO, "left %(count)d registrations (one is %(id)s) for a restart, to their leases"
+        ),
         LogEvent("taken_over", _INFO, "%(id)s was taken over before it was unregistered"),
         LogEvent("not_renewed", _DEBUG, "no renewal of %(id)s: %(error)s"),
         LogEvent("not_signed", _DEBUG, "%(id)s could not be signed again: %(error)s"),

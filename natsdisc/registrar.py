@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 
 from . import entry, lease
 from .errors import AlreadyRegisteredError, ClosedError, ConflictError, DiscoveryError, PayloadTooLargeError
 from .events import emit
+from .health import HealthCheck, HealthChecks
 from .lease import LeaseState, State
-from .model import Instance, InstanceId
+from .model import Instance, InstanceId, Status
 from .registration import Registration
 from .reports import OnChange, Reports
 from .stats import Counters
 from .store import Bucket, Store
-from .updates import Change, change_foreign
+from .sweeping import Sweeping
+from .updates import Change, change_foreign, status_of, with_status
 from .upkeep import Upkeep
 
 __all__ = ["OnChange", "Registrar", "Registration"]
@@ -37,11 +39,11 @@ class Registrar:
         # Tells our leases from those of another process that was given the same instance id.
         self._owner = secrets.token_hex(8)
         self._held: dict[InstanceId, Registration] = {}
-        self._swept: dict[tuple[Bucket, str], Callable[[], None]] = {}
-        self._holders: dict[Bucket, _Holder] = {}
+        self._sweeping = Sweeping(self.held_keys, stats)
+        self._health = HealthChecks(store.clock, stats, self._set_healthy)
         self._reports = Reports(stats, on_lost, on_state)
         self._upkeep = Upkeep(
-            store, stats, self._reports, self._owner, held=self._held.values, made=self._keep_swept
+            store, stats, self._reports, self._owner, held=self._held.values, made=self._sweeping.keep_swept
         )
 
     @property
@@ -58,9 +60,12 @@ class Registrar:
         held = self._held.values()
         return frozenset(one._key for one in held if one._bucket is bucket and not one._lease.is_over)
 
-    async def register(self, instance: Instance, ttl: float | None) -> Registration:
+    async def register(
+        self, instance: Instance, ttl: float | None, health: HealthCheck | None = None
+    ) -> Registration:
         """Make a registration, or see to it that the same one is still there.
 
+        With `health`, its status follows that check.
         Raises AlreadyRegisteredError, and what `Bucket.create` raises.
         """
         wanted = self._new(instance, ttl)
@@ -77,10 +82,13 @@ class Registrar:
                 wanted._told = state.state
             registration = held or wanted
             self._upkeep.put(registration, state)
-            self._keep_swept(registration)
+            self._sweeping.keep_swept(registration)
+            self._health.follow(registration, health)
             return registration
 
-    def announce(self, instance: Instance, ttl: float | None) -> Registration:
+    def announce(
+        self, instance: Instance, ttl: float | None, health: HealthCheck | None = None
+    ) -> Registration:
         """Return a registration that is made as soon as possible; the same one for the same value.
 
         Raises AlreadyRegisteredError if this process holds another value under the id.
@@ -89,12 +97,14 @@ class Registrar:
         held = self._same(wanted)
         if held is not None and not held._lease.is_over:
             held._claims += 1
+            self._health.follow(held, health)
             return held
         other = self._held.get(wanted.id)
         if other is not None and not other._lease.is_over:
             raise self._taken(other)
         self._hold(wanted)
         self._upkeep.put(wanted, wanted._lease)
+        self._health.follow(wanted, health)
         return wanted
 
     async def change(
@@ -140,6 +150,8 @@ class Registrar:
         else:
             return
         newest = registration.instance
+        if change(newest) == newest:
+            return
         both = [name for name in fields if getattr(before, name) != getattr(newest, name)]
         if both:
             raise ConflictError(
@@ -184,6 +196,7 @@ class Registrar:
         self._let_go(registration, ClosedError(f"{registration.id} was unregistered"))
         if not before.is_over and (before.state is not State.PENDING or registration._is_begun):
             await self._delete(registration, before)
+        await self._health.end(registration)
 
     async def _delete(self, registration: Registration, before: LeaseState) -> None:
         bucket, key = registration._bucket, registration._key
@@ -204,16 +217,23 @@ class Registrar:
 
     def abandon(self) -> None:
         """Forget every registration, and leave it to its lease."""
-        for registration in self.registrations:
-            self._let_go(registration, ClosedError(f"{registration.id} was left to its lease"))
+        self._let_go_all("it was left to its lease")
 
-    async def close(self, timeout: float) -> None:
-        """Unregister everything, unless nothing got done for `timeout` seconds: leases end what is left."""
-        for end in self._swept.values():
-            end()
-        self._swept.clear()
+    def _let_go_all(self, why: str) -> None:
+        for registration in self.registrations:
+            self._let_go(registration, ClosedError(f"{registration.id} is not held any more: {why}"))
+
+    async def close(self, timeout: float, *, keep: bool = False) -> None:
+        """Unregister everything, unless nothing got done for `timeout` seconds: leases end what is left.
+
+        With `keep`, leave everything as it is, under a last renewal of its lease.
+        """
+        self._sweeping.end()
         await self._upkeep.close()
         self._reports.flush()
+        if keep:
+            await self._leave(timeout)
+            return
         leaving = {asyncio.create_task(self.unregister(id)) for id in list(self._held)}
         failed: list[BaseException] = []
         while leaving:
@@ -228,15 +248,42 @@ class Registrar:
         if leaving or failed:
             reason = failed[0] if failed else f"no answer for {timeout:g} s"
             emit("not_unregistered", count=len(leaving) + len(failed), error=reason)
+        await self._health.aclose()
+
+    async def _leave(self, timeout: float) -> None:
+        left = self.registrations
+        try:
+            with suppress(TimeoutError, DiscoveryError):  # the leases go on, and end by themselves
+                async with asyncio.timeout(timeout):
+                    await self._upkeep.leave(left)
+        finally:
+            self._let_go_all("this Discovery was closed, and left it for a restart")
+        if left:
+            emit("kept", count=len(left), id=left[0].id)
+        await self._health.aclose()
+
+    async def _set_healthy(self, registration: Registration, healthy: bool) -> None:
+        """Set the status that a check asks for, unless somebody has set another one."""
+        wanted = Status.SERVING if healthy else Status.UNHEALTHY
+        replaced = Status.UNHEALTHY if healthy else Status.SERVING
+
+        def change(instance: Instance) -> Instance:
+            return with_status(instance, wanted) if status_of(instance) is replaced else instance
+
+        async with self._upkeep.lock(registration.id):
+            if not registration._lease.is_over and status_of(registration.instance) is replaced:
+                await self._change_own(registration, change, ())
 
     def _new(self, instance: Instance, ttl: float | None) -> Registration:
         bucket = self._store.bucket(entry.bucket_of(instance.id))
         return Registration(bucket, instance, lease.pending(ttl, self._store.clock.time()))
 
     def _same(self, wanted: Registration) -> Registration | None:
-        """Return the registration that is held with the value of `wanted`."""
+        """Return the registration that is held with the value of `wanted`, whatever its status."""
         held = self._held.get(wanted.id)
-        return held if held is not None and held._value == wanted._value else None
+        if held is None or with_status(held.instance, Status.SERVING) != wanted.instance:
+            return None
+        return held
 
     def _hold(self, registration: Registration) -> None:
         other = self._held.get(registration.id)
@@ -256,27 +303,3 @@ class Registrar:
             "update it, or use another instance id",
             by.instance,
         )
-
-    def _keep_swept(self, registration: Registration) -> None:
-        """Have the component of a leased instance kept free of dead ones, as long as this process lives."""
-        place = registration._bucket, ".".join(registration._key.split(".")[:2])
-        if registration.lease_ttl is not None and place not in self._swept:
-            bucket = registration._bucket
-            holder = self._holders.setdefault(bucket, _Holder(self.held_keys, bucket, self._stats))
-            self._swept[place] = bucket.keep_swept(place[1], holder)
-
-
-class _Holder:
-    """The answers that the sweeps of one bucket want from a Registrar."""
-
-    def __init__(self, held: Callable[[Bucket], frozenset[str]], bucket: Bucket, stats: Counters) -> None:
-        self._held, self._bucket, self._stats = held, bucket, stats
-
-    def held(self) -> frozenset[str]:
-        return self._held(self._bucket)
-
-    def note_swept(self, count: int) -> None:
-        self._stats.swept += count
-
-    def note_wrong_copy(self) -> None:
-        self._stats.wrong_copies += 1

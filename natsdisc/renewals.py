@@ -83,13 +83,14 @@ class Renewals:
         self._lines: dict[tuple[Bucket, Step], _Line] = {}
         self._timer: Timer | None = None
         self._timer_due = math.inf
+        self._is_stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, registration: Registration) -> None:
         """Have `registration` act when its lease is due, and not at an earlier time that was set before."""
         self._drop_slot(registration)
         due = registration._lease.due
-        if due == math.inf:
+        if due == math.inf or self._is_stopped:
             return
         slot = self._slots[registration] = [due, next(self._order), registration]
         heapq.heappush(self._heap, slot)
@@ -120,6 +121,7 @@ class Renewals:
 
     def stop(self) -> None:
         """Let nothing fall due any more."""
+        self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

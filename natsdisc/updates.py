@@ -9,10 +9,17 @@ from typing import TypeAlias
 
 from . import entry, keys, wire
 from .errors import AlreadyRegisteredError, ConflictError, InvalidValueError
-from .model import Instance, kind_of
+from .model import EndpointInstance, Instance, Status, kind_of
 from .store import Bucket, Entry, EntryExistsError, Write
 
-__all__ = ["Change", "already_registered", "change_foreign", "compare_and_set"]
+__all__ = [
+    "Change",
+    "already_registered",
+    "change_foreign",
+    "compare_and_set",
+    "status_of",
+    "with_status",
+]
 
 # Returns the instance as it shall be.
 Change: TypeAlias = Callable[[Instance], Instance]
@@ -77,3 +84,15 @@ def _decoded(instance: Instance, found: Entry | None) -> Instance | None:
         with suppress(InvalidValueError):
             return entry.decode(kind_of(instance.id), found.key, found.value)
     return None
+
+
+def status_of(instance: Instance) -> Status:
+    """Return the status of an endpoint; a model card, which has none, is serving."""
+    return instance.status if isinstance(instance, EndpointInstance) else Status.SERVING
+
+
+def with_status(instance: Instance, status: Status) -> Instance:
+    """Return an endpoint with another status; a model card as it is."""
+    if not isinstance(instance, EndpointInstance) or instance.status is status:
+        return instance
+    return dataclasses.replace(instance, status=status)

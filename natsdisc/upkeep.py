@@ -12,13 +12,14 @@ from . import lease
 from .errors import ConflictError, DiscoveryError, StoreUnavailableError
 from .events import emit
 from .lease import Answer, LeaseState, State, Step
-from .model import EndpointInstance, Instance, InstanceId, Status
+from .model import InstanceId, Status
 from .registration import Registration
 from .renewals import Renewals
 from .reports import FOUND, Reports
 from .stats import Counters
-from .store import Bucket, Entry, EntryExistsError, Found, Lease, Store
-from .updates import Change, already_registered, compare_and_set
+from .store import RELEASED, Bucket, Entry, EntryExistsError, Found, Lease, Store
+from .takeover import make
+from .updates import Change, compare_and_set, status_of
 
 __all__ = ["Upkeep", "chance"]
 
@@ -89,6 +90,23 @@ class Upkeep:
         for registration in tuple(self._held()):
             self.put(registration, lease.renewed_at_once(registration._lease, now))
 
+    async def leave(self, registrations: Iterable[Registration]) -> None:
+        """Renew leases for the last time, and note in them that the next process may take them over."""
+        by_bucket: dict[Bucket, list[Registration]] = {}
+        for one in registrations:
+            if one.lease_ttl is not None and not one._lease.gone and not one._lease.is_over:
+                by_bucket.setdefault(one._bucket, []).append(one)
+        await asyncio.gather(*(self._leave(bucket, some) for bucket, some in by_bucket.items()))
+
+    async def _leave(self, bucket: Bucket, some: list[Registration]) -> None:
+        leases = [Lease(one._key, one.revision, one.lease_ttl or 0.0, RELEASED) for one in some]
+        answers = await bucket.renew(leases)
+        for one, answer in zip(some, answers, strict=True):
+            if isinstance(answer, ConflictError):  # another client updated it, such as its status
+                async with self.lock(one.id):
+                    await self.restore(one)
+                await bucket.renew([Lease(one._key, one.revision, one.lease_ttl or 0.0, RELEASED)])
+
     async def close(self) -> None:
         """Let nothing fall due any more, and end what runs."""
         if self._forget_listener is not None:
@@ -98,13 +116,10 @@ class Upkeep:
     async def create(self, registration: Registration, ttl: float | None) -> LeaseState:
         """Write the value of `registration` under a lease of `ttl` seconds; return its state then.
 
-        The caller has its lock. Raises AlreadyRegisteredError, and what `Bucket.create` raises.
+        The caller has its lock. Raises what `make` raises.
         """
         sent = self._clock.time()
-        try:
-            revision = await registration._bucket.create(registration._write(self._owner, ttl))
-        except EntryExistsError as error:
-            raise already_registered(registration.instance, error) from error
+        revision = await make(registration, registration._write(self._owner, ttl))
         return lease.started(ttl, revision, sent, chance())
 
     async def write(self, registration: Registration, change: Change) -> None:
@@ -144,7 +159,7 @@ class Upkeep:
         """Go on with what another client's update made of our entry."""
         before, instance = registration.instance, registration._decode(found)
         registration._value, registration._instance = found.value, instance
-        drained = is_draining(instance) and not is_draining(before)
+        drained = status_of(instance) is Status.DRAINING is not status_of(before)
         self._reports.note("drained_by_another" if drained else "updated_by_another", registration.id)
 
     async def adopt_newest(self, registration: Registration) -> bool:
@@ -254,8 +269,3 @@ class Upkeep:
         if state.gone and not before.gone:
             self._stats.fence_failures += 1
         self.put(registration, state)
-
-
-def is_draining(instance: Instance) -> bool:
-    """Return whether an instance says that it will leave."""
-    return isinstance(instance, EndpointInstance) and instance.status is Status.DRAINING

@@ -14,12 +14,13 @@ from typing import Any, Self, TypeVar, overload
 
 from . import entry, keys, log
 from .balance import Balance
+from .cache import UNREADABLE_KEPT_S
 from .closing import Closing
 from .errors import (
     ClosedError,
     InvalidValueError,
 )
-from .fold import UNREADABLE_KEPT
+from .informer import Follower, Informer
 from .lease import State
 from .loop import OwnLoop
 from .model import (
@@ -39,13 +40,13 @@ from .readiness import check
 from .registering import Registering
 from .registrar import Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
-from .stats import Counters, Picture, Stats
+from .stats import Counters, QueryState, Stats
 from .store import UNTRUSTED, Store
 from .store.signed import SignedStore
 from .store.snapshot import read
 from .tasks import Tasks
 from .view import View
-from .watch import Feed, Follower, Watch
+from .watch import Watch
 
 __all__ = ["Discovery"]
 
@@ -104,7 +105,7 @@ class Discovery(Registering):
             store = SignedStore(store, signer=signer, trust=trust, refused=self._refuse)
         self._store = store
         self._registrar = Registrar(store, self._stats, on_lost, on_state)
-        self._feeds: dict[Query, Feed] = {}
+        self._informers: dict[Query, Informer] = {}
         self._tasks = Tasks(self._stats)
         self._unreadable = Notices("values that cannot be read", time)
         self._forged = Notices("forged messages", time)
@@ -121,9 +122,9 @@ class Discovery(Registering):
         states = Counter(registration.state for registration in self.registrations)
         return self._stats.snapshot(
             {
-                query: Picture(len(feed.picture), feed.picture.synced, feed.age)
-                for query, feed in tuple(self._feeds.items())
-                if feed.is_open
+                query: QueryState(len(informer.picture), informer.picture.synced, informer.age)
+                for query, informer in tuple(self._informers.items())
+                if informer.is_open
             },
             {str(state): states[state] for state in State},
         )
@@ -229,7 +230,7 @@ class Discovery(Registering):
         self._check_open()
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidValueError(f"timeout must be a number of seconds above 0: {timeout!r}")
-        work = check(self._store, lambda: self.registrations, lambda: self._feeds.items(), timeout)
+        work = check(self._store, lambda: self.registrations, lambda: self._informers.items(), timeout)
         await self._tasks.start(work)
 
     async def close(self, *, drain: float = 0.0, keep: bool = False) -> None:
@@ -276,8 +277,8 @@ class Discovery(Registering):
             raise
 
     async def _close(self, keep: bool) -> None:
-        watches = [feed.aclose for feed in self._feeds.values()]
-        self._feeds.clear()
+        watches = [informer.aclose for informer in self._informers.values()]
+        self._informers.clear()
         await Closing(self._store, self._registrar, self._tasks).run(watches, keep=keep)
         for notices in (self._unreadable, self._untrusted, self._forged, self._stale, self._failures):
             notices.sum_up()
@@ -337,15 +338,15 @@ class Discovery(Registering):
     def _patience(self) -> float:
         """Seconds for which an instance is kept whose value became unreadable."""
         renewed = (self._lease_ttl or 0.0) / _RENEWALS_PER_TTL + _LATE_RENEWAL
-        return min(max(UNREADABLE_KEPT, renewed), _MOST_UNREADABLE_KEPT)
+        return min(max(UNREADABLE_KEPT_S, renewed), _MOST_UNREADABLE_KEPT)
 
-    def _join(self, query: Query) -> Feed:
+    def _join(self, query: Query) -> Informer:
         self._check_open()
         self._forget_closed()
-        feed = self._feeds.get(query)
-        if feed is None or feed.error is not None:
+        informer = self._informers.get(query)
+        if informer is None or informer.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
-            feed = self._feeds[query] = Feed(
+            informer = self._informers[query] = Informer(
                 query,
                 self._decoder(query.kind),
                 lambda sink: bucket.watch(prefix, sink),
@@ -356,20 +357,20 @@ class Discovery(Registering):
                 forged=self._forged,
                 stale=self._stale,
             )
-        return feed
+        return informer
 
     def _forget_closed(self) -> None:
-        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
+        self._informers = {other: informer for other, informer in self._informers.items() if informer.is_open}
 
-    def _release(self, feed: Feed, follower: Follower) -> None:
+    def _release(self, informer: Informer, follower: Follower) -> None:
         """A watch was dropped without being closed; any thread may be the one that collects it."""
         if self._own_loop.in_this_process and self._own_loop.loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and all that ran in it
-                self._own_loop.loop.call_soon_threadsafe(self._leave, feed, follower)
+                self._own_loop.loop.call_soon_threadsafe(self._leave, informer, follower)
 
-    def _leave(self, feed: Feed, follower: Follower) -> None:
+    def _leave(self, informer: Informer, follower: Follower) -> None:
         if not self._closed:
-            self._tasks.start_alone("ending a watch that was dropped", feed.leave(follower))
+            self._tasks.start_alone("ending a watch that was dropped", informer.leave(follower))
 
     def _check_open(self, *, needs_loop: bool = True) -> None:
         self._own_loop.check(needs_loop=needs_loop)

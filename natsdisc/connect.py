@@ -47,6 +47,8 @@ def connect(
     storage: Literal["file", "memory"] | None = None,
     bucket_prefix: str = "",
     tombstone_ttl: float = 300.0,
+    domain: str | None = None,
+    api_prefix: str | None = None,
     on_lost: Callable[[Registration], object] | None = None,
     on_state: Callable[[Registration], object] | None = None,
     signer: Signer | Secret | None = None,
@@ -61,7 +63,9 @@ def connect(
     The connection reconnects for ever and reads credentials again each time; only `close` ends it.
 
     `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
-    apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
+    apart, the mark of a removal stays for `tombstone_ttl` seconds. `domain` names the JetStream domain of the
+    registry, or `api_prefix` the subject under which this account imports another one's JetStream: see
+    docs/connecting.md. For the rest see `Discovery`.
     Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
     PermissionDeniedError, InvalidValueError, InvalidNameError.
 
@@ -80,6 +84,8 @@ def connect(
             storage=storage,
             bucket_prefix=bucket_prefix,
             tombstone_ttl=tombstone_ttl,
+            domain=domain,
+            api_prefix=api_prefix,
         )
         return Discovery(
             store,

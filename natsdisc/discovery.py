@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import math
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -24,15 +23,19 @@ from .informer import Follower, Informer
 from .lease import State
 from .loop import OwnLoop
 from .model import (
-    MAX_INSTANCE_ID,
     SORT_KEYS,
     EndpointInstance,
     EndpointQuery,
+    EventChannelInstance,
+    EventChannelQuery,
+    EventSourceInstance,
+    EventSourceQuery,
     Instance,
     Kind,
     ModelInstance,
     ModelQuery,
     Query,
+    new_instance_id,
 )
 from .notices import Notices
 from .options import check_options, checked_callback, checked_keys
@@ -93,7 +96,7 @@ class Discovery(Registering):
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         check_options(instance_id, lease_ttl, expiry_grace)
-        self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
+        self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         on_lost, on_state = checked_callback("on_lost", on_lost), checked_callback("on_state", on_state)
@@ -134,6 +137,12 @@ class Discovery(Registering):
 
     @overload
     async def list(self, query: ModelQuery) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    async def list(self, query: EventChannelQuery) -> builtins.list[EventChannelInstance]: ...
+
+    @overload
+    async def list(self, query: EventSourceQuery) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     async def list(self, query: Query) -> builtins.list[Instance]: ...
@@ -380,4 +389,6 @@ class Discovery(Registering):
 
 def _check_query(query: object) -> None:
     if not isinstance(query, Query):
-        raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
+        raise InvalidValueError(
+            f"not a query: {query!r}; use endpoints(…), models(…), event_channels(…) or event_sources(…)"
+        )

@@ -15,11 +15,13 @@ from .events import emit
 from .health import Health, HealthCheck, checked_health
 from .model import (
     EndpointInstance,
-    EndpointInstanceId,
     EndpointSpec,
+    EventChannelInstance,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceSpec,
     Instance,
     InstanceId,
-    ModelCardInstanceId,
     ModelInstance,
     ModelSpec,
     Query,
@@ -74,6 +76,16 @@ class Registering:
 
     @overload
     async def register(self, spec: EndpointSpec, **options: Unpack[RegisterOptions]) -> EndpointInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventChannelSpec, **options: Unpack[RegisterOptions]
+    ) -> EventChannelInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventSourceSpec, **options: Unpack[RegisterOptions]
+    ) -> EventSourceInstance: ...
 
     @overload
     async def register(self, spec: ModelSpec, **options: Unpack[RegisterOptions]) -> ModelInstance: ...
@@ -146,6 +158,16 @@ class Registering:
 
     @overload
     def registered(
+        self, spec: EventChannelSpec, **options: Unpack[RegisterOptions]
+    ) -> AbstractAsyncContextManager[EventChannelInstance]: ...
+
+    @overload
+    def registered(
+        self, spec: EventSourceSpec, **options: Unpack[RegisterOptions]
+    ) -> AbstractAsyncContextManager[EventSourceInstance]: ...
+
+    @overload
+    def registered(
         self, spec: ModelSpec, **options: Unpack[RegisterOptions]
     ) -> AbstractAsyncContextManager[ModelInstance]: ...
 
@@ -192,8 +214,8 @@ class Registering:
         >>> await discovery.unregister(instance)  # doctest: +SKIP
         """
         self._check_open()
-        id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
-        if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+        id = instance.id if isinstance(instance, Instance) else instance
+        if not isinstance(id, InstanceId):
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
         work: Coroutine[Any, Any, None]
         if self._registrar.find(id) is not None:
@@ -222,7 +244,7 @@ class Registering:
         >>> await discovery.update(instance, metadata={**instance.metadata, "weight": 3})  # doctest: +SKIP
         """
         self._check_open()
-        if not isinstance(instance, (EndpointInstance, ModelInstance)):
+        if not isinstance(instance, Instance):
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, Unset)}
@@ -295,9 +317,10 @@ class Registering:
         self._check_open()
         if self._is_draining:
             raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
-        if not isinstance(spec, (EndpointSpec, ModelSpec)):
+        if not isinstance(spec, Spec):
             raise InvalidValueError(
-                f"only an EndpointSpec or a ModelSpec can be registered, not {type(spec).__name__}"
+                "only an EndpointSpec, a ModelSpec, an EventChannelSpec or an EventSourceSpec can be "
+                f"registered, not {type(spec).__name__}"
             )
         if health is not None and not isinstance(spec, EndpointSpec):
             raise InvalidValueError("health is for endpoints: a model card has no status")

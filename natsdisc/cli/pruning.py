@@ -97,7 +97,10 @@ class Pruning:
         async with (
             progress("looking for registrations without a lease") as state,
             await Admin.connect(
-                connection.servers, dict(connection.nats_options), bucket_prefix=connection.bucket_prefix
+                connection.servers,
+                dict(connection.nats_options),
+                bucket_prefix=connection.bucket_prefix,
+                **connection.jetstream,
             ) as admin,
         ):
             if self._foreign_schedules:

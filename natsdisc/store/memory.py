@@ -130,6 +130,9 @@ class MemoryBucket:
         now, below = self._clock.time(), f"{prefix}." if prefix else ""
         return {key: held.due - now for key, held in self._leases.items() if key.startswith(below)}
 
+    def is_busy(self, within: float) -> bool:
+        return False
+
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return lambda: None  # nothing comes back here
 

@@ -1,4 +1,4 @@
-"""The types as users see them: snippets of documents under `mypy --strict`, like `tests/typing_view.py`."""
+"""The types as users see them: snippets of the documents under `mypy --strict`, as `typing_view.py` is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Whole programs; what is an excerpt of an example is checked with the example.
 SNIPPETS = [
     snippet
-    for page in (ROOT / "README.md", ROOT / "docs" / "testing.md")
+    for page in (ROOT / "README.md", ROOT / "docs" / "testing.md", ROOT / "docs" / "lifecycle.md")
     for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     if "asyncio.run(" in snippet
 ]

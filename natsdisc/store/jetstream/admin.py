@@ -23,6 +23,7 @@ from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
+from .subjects import Subjects
 
 __all__ = ["Admin", "Difference", "Server", "StreamState"]
 
@@ -72,13 +73,15 @@ class StreamState:
 class Admin:
     """A connection of its own, for tools; `async with await Admin.connect(…)`."""
 
-    def __init__(self, connection: Connection, options: StreamOptions) -> None:
+    def __init__(self, connection: Connection, options: StreamOptions, subjects: Subjects) -> None:
         self._connection = connection
         self._options = options
         self._refused: list[str] = []
         self._requester = Requester(connection.client)
-        self._api = JetStreamApi(self._requester)
-        self._store = JetStreamStore(connection.client, bucket_prefix=options.bucket_prefix)
+        self._api = JetStreamApi(self._requester, subjects)
+        self._store = JetStreamStore(
+            connection.client, bucket_prefix=options.bucket_prefix, api_prefix=subjects.api
+        )
         self._store.attach()
         connection.on_error = self._note
 
@@ -91,10 +94,13 @@ class Admin:
         bucket_prefix: str = "",
         replicas: int | None = None,
         storage: Literal["file", "memory"] | None = None,
+        domain: str | None = None,
+        api_prefix: str | None = None,
     ) -> Self:
         """Connect; raises what `open_connection` does, InvalidNameError, InvalidValueError."""
+        subjects = Subjects.of(domain, api_prefix)
         options = StreamOptions(bucket_prefix=bucket_prefix, replicas=replicas, storage=storage)
-        return cls(await open_connection(servers, nats_options), options)
+        return cls(await open_connection(servers, nats_options), options, subjects)
 
     async def __aenter__(self) -> Self:
         return self
@@ -196,7 +202,7 @@ class Admin:
         stream = self.stream(name)
         if not await stream.look() or not stream.leases:
             return {}
-        now = stream.leader_time()
+        now = stream.clock.read()
         found = await Ghosts(self._api, stream, _TOMBSTONE_TTL).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}
@@ -238,8 +244,8 @@ class Admin:
     async def may_publish(self, subject: str) -> bool:
         """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""
         client = self._connection.client
-        # An API request that is no JSON, and a message to a stream whose fence fails.
-        headers = None if subject.startswith("$JS.") else {EXPECTED_SEQUENCE: _NEVER}
+        # An API request that is no JSON, or a message to a stream whose fence fails.
+        headers = {EXPECTED_SEQUENCE: _NEVER}
         try:
             await client.publish(subject, b"natsdisc doctor", headers=headers)
         except NatsError as error:

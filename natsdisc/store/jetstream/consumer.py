@@ -153,7 +153,7 @@ async def open_consumer(
                 raise error
         took = loop.time() - started
         raise error or StoreUnavailableError(
-            f"no answer to $JS.API.CONSUMER.CREATE.{stream.name} for {filter} within {took:.1f} s"
+            f"no answer to {api.subjects.api}.CONSUMER.CREATE.{stream.name} within {took:.1f} s ({filter})"
         )
     finally:
         pace.waiting -= 1

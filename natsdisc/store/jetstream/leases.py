@@ -22,6 +22,7 @@ from .messages import (
     SCHEDULE,
     SCHEDULE_TARGET,
     SCHEDULE_TTL,
+    TTL,
 )
 from .requests import TRY_TIMEOUT_S, understood
 from .servertime import ServerTime
@@ -40,6 +41,7 @@ _OVERDUE_S = 5.0
 _AT = "@at "
 # Leases that are read at once; each is one question.
 _READ_AT_ONCE = 50
+_LEASE_ENDED_TTL = "1s"
 
 
 class Leases:
@@ -81,6 +83,16 @@ class Leases:
         [error] = await self._renew([lease], max(self._renew_timeout, TRY_TIMEOUT_S))
         if error is not None:
             raise error
+
+    async def end(self, key: str, revision: int, timeout: float) -> None:
+        """End the lease of `key`, whose value is at `revision`, and leave the value.
+
+        Raises WrongSequenceError when the key has another revision.
+        """
+        target = self._stream.subject_prefix + key
+        # A newer message takes the place of the schedule, and expires.
+        headers = {EXPECTED_SEQUENCE: str(revision), EXPECTED_SUBJECT: target, TTL: _LEASE_ENDED_TTL}
+        await (await self._api.publish(self._stream.lease_prefix + key, b"", headers)).sequence(timeout)
 
     async def holder(self, entry: Entry, timeout: float) -> str | None:
         """Return the owner whose lease keeps `entry` alive, or who wrote it without a lease; None is nobody.

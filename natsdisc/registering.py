@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 from . import entry, keys
+from .addresses import check_address
 from .errors import ClosedError, DiscoveryError, InvalidValueError
 from .events import emit
 from .health import Health, HealthCheck, checked_health
@@ -248,6 +249,8 @@ class Registering:
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, Unset)}
+        if isinstance(transport, Transport) and isinstance(instance, EndpointInstance):
+            check_address(transport.kind, transport.address)
         unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
         if unknown:
             raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")

@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from .. import log
-from ..discovery import Discovery, connect
+from ..connect import connect
+from ..discovery import Discovery
 from ..errors import (
     AlreadyRegisteredError,
     ClosedError,

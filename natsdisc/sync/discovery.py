@@ -11,6 +11,8 @@ from .. import discovery as asynchronous
 from .. import view as views
 from ..balance import Balance
 from ..callbacks import check_callback
+from ..connect import Connecting
+from ..connect import connect as connect_asynchronously
 from ..model import (
     EndpointInstance,
     EndpointQuery,
@@ -276,9 +278,9 @@ def connect(
     for name, callback in given.items():
         check_callback(name, callback)
 
-    def make(callbacks: Callbacks) -> asynchronous.Connecting:
+    def make(callbacks: Callbacks) -> Connecting:
         wrapped: dict[str, Any] = {name: callbacks.wrap(callback) for name, callback in given.items()}
-        return asynchronous.connect(servers, **wrapped, **options)
+        return connect_asynchronously(servers, **wrapped, **options)
 
     return Discovery._with_callbacks(make)
 

@@ -45,6 +45,7 @@ from .model import (
 )
 from .registrar import Registration
 from .selection import Selection
+from .services import Service
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
@@ -90,6 +91,7 @@ __all__ = [
     "RemovalReason",
     "Removed",
     "Selection",
+    "Service",
     "Signer",
     "Spec",
     "State",

@@ -15,7 +15,7 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
-from .store.jetstream.ghosts import MARK
+from .store.jetstream.marks import MARK
 from .store.jetstream.stream_config import StreamOptions
 from .store.jetstream.subjects import Subjects, is_subject
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, log, wire
+from .addresses import check_address
 from .balance import Balance
 from .cache import UNREADABLE_KEPT_S
 from .callbacks import check_callback, plain
@@ -269,6 +270,8 @@ class Discovery:
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
+        if isinstance(transport, Transport) and isinstance(instance, EndpointInstance):
+            check_address(transport.kind, transport.address)
         unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
         if unknown:
             raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")

@@ -27,6 +27,14 @@ from .model import (
     EndpointQuery,
     EndpointSpec,
     Event,
+    EventChannelInstance,
+    EventChannelInstanceId,
+    EventChannelQuery,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceInstanceId,
+    EventSourceQuery,
+    EventSourceSpec,
     Instance,
     InstanceId,
     Kind,
@@ -37,18 +45,22 @@ from .model import (
     Query,
     RemovalReason,
     Removed,
+    Scope,
     Spec,
     Status,
     Transport,
     endpoints,
+    event_channels,
+    event_sources,
     models,
 )
 from .registrar import Registration
+from .selection import Selection
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
 from .store.memory import MemoryStore
-from .view import Selection, View
+from .view import View
 from .watch import Watch
 
 __version__ = "0.1.0"
@@ -66,6 +78,14 @@ __all__ = [
     "EndpointQuery",
     "EndpointSpec",
     "Event",
+    "EventChannelInstance",
+    "EventChannelInstanceId",
+    "EventChannelQuery",
+    "EventChannelSpec",
+    "EventSourceInstance",
+    "EventSourceInstanceId",
+    "EventSourceQuery",
+    "EventSourceSpec",
     "InsecureConnectionError",
     "Instance",
     "InstanceId",
@@ -88,6 +108,7 @@ __all__ = [
     "Registration",
     "RemovalReason",
     "Removed",
+    "Scope",
     "Selection",
     "Signer",
     "Spec",
@@ -103,6 +124,8 @@ __all__ = [
     "WrongLoopError",
     "connect",
     "endpoints",
+    "event_channels",
+    "event_sources",
     "models",
     "require_tls",
 ]

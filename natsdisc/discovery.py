@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import dataclasses
 import math
-import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, log, wire
+from .addresses import check_address
 from .balance import Balance
+from .cache import UNREADABLE_KEPT_S
 from .callbacks import check_callback, plain
 from .errors import (
     AlreadyRegisteredError,
@@ -22,20 +23,23 @@ from .errors import (
     ConflictError,
     InvalidValueError,
 )
-from .fold import UNREADABLE_KEPT
+from .informer import Follower, Informer
 from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .model import (
-    MAX_INSTANCE_ID,
     SORT_KEYS,
     EndpointInstance,
-    EndpointInstanceId,
     EndpointQuery,
     EndpointSpec,
+    EventChannelInstance,
+    EventChannelQuery,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceQuery,
+    EventSourceSpec,
     Instance,
     InstanceId,
     Kind,
-    ModelCardInstanceId,
     ModelInstance,
     ModelQuery,
     ModelSpec,
@@ -45,18 +49,19 @@ from .model import (
     Transport,
     check_instance_id,
     kind_of,
+    new_instance_id,
 )
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
-from .stats import Counters, Picture, Stats
+from .stats import Counters, QueryState, Stats
 from .store import UNTRUSTED, Bucket, EntryExistsError, Store, Write
 from .store.jetstream import JetStreamStore
 from .store.signed import SignedStore
 from .store.snapshot import read
 from .tasks import Tasks, bounded
 from .view import View
-from .watch import Feed, Follower, Watch
+from .watch import Watch
 
 __all__ = ["Connecting", "Discovery", "connect"]
 
@@ -68,7 +73,7 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 # has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
 # is set aside.
 _CLOSE_TIMEOUT = 1.65
-_ENDING_TASKS, _CLOSING_FEEDS, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
+_ENDING_TASKS, _CLOSING_WATCHES, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
 # A server that answers ends this many registrations a second at least, whatever else it does.
 _UNREGISTERED_PER_SECOND = 500
 # Seconds in which the marks of a drain are written. A server that is there needs milliseconds.
@@ -121,7 +126,7 @@ class Discovery:
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         _check_options(instance_id, lease_ttl, expiry_grace)
-        self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
+        self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
@@ -133,7 +138,7 @@ class Discovery:
             store = SignedStore(store, signer=signer, trust=trust, refused=self._refuse)
         self._store = store
         self._registrar = Registrar(store, self._stats, on_lost, on_state)
-        self._feeds: dict[Query, Feed] = {}
+        self._informers: dict[Query, Informer] = {}
         self._tasks = Tasks(self._stats)
         self._unreadable = Notices("values that cannot be read", time)
         self._forged = Notices("forged messages", time)
@@ -160,9 +165,9 @@ class Discovery:
         states = Counter(registration.state for registration in self.registrations)
         return self._stats.snapshot(
             {
-                query: Picture(len(feed.picture), feed.picture.synced, feed.age)
-                for query, feed in tuple(self._feeds.items())
-                if feed.is_open
+                query: QueryState(len(informer.picture), informer.picture.synced, informer.age)
+                for query, informer in tuple(self._informers.items())
+                if informer.is_open
             },
             {str(state): states[state] for state in State},
         )
@@ -171,6 +176,16 @@ class Discovery:
     async def register(
         self, spec: EndpointSpec, *, lease_ttl: float | _Unset | None = ...
     ) -> EndpointInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventChannelSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventChannelInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventSourceSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventSourceInstance: ...
 
     @overload
     async def register(self, spec: ModelSpec, *, lease_ttl: float | _Unset | None = ...) -> ModelInstance: ...
@@ -188,9 +203,10 @@ class Discovery:
         self._check_open()
         if self._is_draining:
             raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
-        if not isinstance(spec, (EndpointSpec, ModelSpec)):
+        if not isinstance(spec, Spec):
             raise InvalidValueError(
-                f"register takes an EndpointSpec or a ModelSpec, not {type(spec).__name__}"
+                f"register takes an EndpointSpec, a ModelSpec, an EventChannelSpec or an EventSourceSpec, "
+                f"not {type(spec).__name__}"
             )
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
@@ -214,8 +230,8 @@ class Discovery:
         Raises PermissionDeniedError, StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
-        if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+        id = instance.id if isinstance(instance, Instance) else instance
+        if not isinstance(id, InstanceId):
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
         key = keys.key_of(id)
         if self._registrar.find(id) is not None:
@@ -244,10 +260,12 @@ class Discovery:
         StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        if not isinstance(instance, (EndpointInstance, ModelInstance)):
+        if not isinstance(instance, Instance):
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
+        if isinstance(transport, Transport) and isinstance(instance, EndpointInstance):
+            check_address(transport.kind, transport.address)
         unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
         if unknown:
             raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")
@@ -267,6 +285,12 @@ class Discovery:
 
     @overload
     async def list(self, query: ModelQuery) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    async def list(self, query: EventChannelQuery) -> builtins.list[EventChannelInstance]: ...
+
+    @overload
+    async def list(self, query: EventSourceQuery) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     async def list(self, query: Query) -> builtins.list[Instance]: ...
@@ -358,7 +382,8 @@ class Discovery:
         self._check_open()
         if not isinstance(instance, EndpointInstance):
             raise InvalidValueError(
-                f"could not set the status of a {type(instance).__name__}: only an endpoint (EndpointInstance) has one"
+                f"could not set the status of a {type(instance).__name__}: only an endpoint "
+                "(EndpointInstance) has one"
             )
 
         def mark(current: Instance) -> Instance:
@@ -451,11 +476,11 @@ class Discovery:
         deadline = time() + _CLOSE_TIMEOUT
         # Calls that have begun are ended first, so that it is known what is there.
         await self._tasks.end(_ENDING_TASKS)
-        feeds = list(self._feeds.values())
-        self._feeds.clear()
-        if feeds:
-            closing = asyncio.gather(*(feed.aclose() for feed in feeds), return_exceptions=True)
-            await bounded("closing the watches", _outcome(closing), _CLOSING_FEEDS + len(feeds) / 1000)
+        informers = list(self._informers.values())
+        self._informers.clear()
+        if informers:
+            closing = asyncio.gather(*(informer.aclose() for informer in informers), return_exceptions=True)
+            await bounded("closing the watches", _outcome(closing), _CLOSING_WATCHES + len(informers) / 1000)
         # The registrar gives up by itself when nothing gets done any more.
         patience = max(deadline - time() - _DETACHING, _UNREGISTERING)
         count = len(self.registrations)
@@ -560,15 +585,15 @@ class Discovery:
     def _patience(self) -> float:
         """Seconds for which an instance is kept whose value became unreadable."""
         renewed = (self._lease_ttl or 0.0) / _RENEWALS_PER_TTL + _LATE_RENEWAL
-        return min(max(UNREADABLE_KEPT, renewed), _MOST_UNREADABLE_KEPT)
+        return min(max(UNREADABLE_KEPT_S, renewed), _MOST_UNREADABLE_KEPT)
 
-    def _join(self, query: Query) -> Feed:
+    def _join(self, query: Query) -> Informer:
         self._check_open()
         self._forget_closed()
-        feed = self._feeds.get(query)
-        if feed is None or feed.error is not None:
+        informer = self._informers.get(query)
+        if informer is None or informer.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
-            feed = self._feeds[query] = Feed(
+            informer = self._informers[query] = Informer(
                 query,
                 self._decoder(query.kind),
                 lambda sink: bucket.watch(prefix, sink),
@@ -579,20 +604,20 @@ class Discovery:
                 forged=self._forged,
                 stale=self._stale,
             )
-        return feed
+        return informer
 
     def _forget_closed(self) -> None:
-        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
+        self._informers = {other: informer for other, informer in self._informers.items() if informer.is_open}
 
-    def _release(self, feed: Feed, follower: Follower) -> None:
+    def _release(self, informer: Informer, follower: Follower) -> None:
         """A watch was dropped without being closed; any thread may be the one that collects it."""
         if self._own_loop.in_this_process and self._own_loop.loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and all that ran in it
-                self._own_loop.loop.call_soon_threadsafe(self._leave, feed, follower)
+                self._own_loop.loop.call_soon_threadsafe(self._leave, informer, follower)
 
-    def _leave(self, feed: Feed, follower: Follower) -> None:
+    def _leave(self, informer: Informer, follower: Follower) -> None:
         if not self._closed:
-            self._tasks.start_alone("ending a watch that was dropped", feed.leave(follower))
+            self._tasks.start_alone("ending a watch that was dropped", informer.leave(follower))
 
     def _check_open(self, *, needs_loop: bool = True) -> None:
         self._own_loop.check(needs_loop=needs_loop)
@@ -639,6 +664,8 @@ def connect(
     storage: Literal["file", "memory"] | None = None,
     bucket_prefix: str = "",
     tombstone_ttl: float = 300.0,
+    domain: str | None = None,
+    api_prefix: str | None = None,
     on_lost: Callable[[Registration], object] | None = None,
     on_state: Callable[[Registration], object] | None = None,
     signer: Signer | Secret | None = None,
@@ -653,7 +680,9 @@ def connect(
     The connection reconnects for ever and reads credentials again each time; only `close` ends it.
 
     `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
-    apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
+    apart, the mark of a removal stays for `tombstone_ttl` seconds. `domain` names the JetStream domain of the
+    registry, or `api_prefix` the subject under which this account imports another one's JetStream: see
+    docs/connecting.md. For the rest see `Discovery`.
     Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
     PermissionDeniedError, InvalidValueError, InvalidNameError.
 
@@ -672,6 +701,8 @@ def connect(
             storage=storage,
             bucket_prefix=bucket_prefix,
             tombstone_ttl=tombstone_ttl,
+            domain=domain,
+            api_prefix=api_prefix,
         )
         return Discovery(
             store,
@@ -725,4 +756,6 @@ def _checked_callback(name: str, callback: OnChange | None) -> OnChange | None:
 
 def _check_query(query: object) -> None:
     if not isinstance(query, Query):
-        raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
+        raise InvalidValueError(
+            f"not a query: {query!r}; use endpoints(…), models(…), event_channels(…) or event_sources(…)"
+        )

@@ -58,6 +58,7 @@ class Patient:
             component=self.component if confined else None,
             bucket_prefix=self.connection.bucket_prefix,
             inbox_prefix=str(self.connection.nats_options.get("inbox_prefix", "_INBOX")),
+            **self.connection.jetstream,
         )
 
     @property
@@ -71,7 +72,10 @@ class Patient:
         """The options of `natsdisc acl` that say which registry and inbox this user has."""
         prefix = self.connection.bucket_prefix
         bucket = f" --bucket-prefix {prefix}" if prefix else ""
-        return f"{bucket} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"
+        where = "".join(
+            f" --{name.replace('_', '-')} {value}" for name, value in self.connection.jetstream.items()
+        )
+        return f"{bucket}{where} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"
 
 
 async def check(patient: Patient) -> AsyncIterator[Finding]:
@@ -84,6 +88,7 @@ async def check(patient: Patient) -> AsyncIterator[Finding]:
                     connection.servers,
                     dict(connection.nats_options),
                     bucket_prefix=connection.bucket_prefix,
+                    **connection.jetstream,
                     **patient.options,
                 )
             )
@@ -195,11 +200,7 @@ class _Examination:
 
     def _may_look(self) -> bool:
         """Whether the user may see the streams: a reader of one namespace may not."""
-        return all(
-            allowed
-            for subject, allowed in self._allowed.items()
-            if subject.startswith("$JS.API.STREAM.INFO.")
-        )
+        return all(allowed for subject, allowed in self._allowed.items() if ".STREAM.INFO." in subject)
 
     async def _jetstream(self) -> Finding:
         server = self._admin.server

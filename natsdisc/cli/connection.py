@@ -16,10 +16,12 @@ from click.core import ParameterSource
 import natsdisc
 from natsdisc import Discovery
 from natsdisc.safe import without_credentials
+from natsdisc.store.jetstream.subjects import Subjects
 
-from .context import load_context
+from .context import load_context, selected_context
 from .credentials import hide, read_secret, split_url
 from .keys import signing_options
+from .layers import LOGIN, SETTINGS, WHERE, layered
 from .progress import progress
 from .waiting import Tell, Waiting
 
@@ -45,7 +47,8 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         envvar="NATS_CONTEXT",
         show_envvar=True,
         metavar="NAME",
-        help="A context of the nats command. Options win over it; it wins over the environment.",
+        help="A context of the nats command. Options win over it; it wins over the environment. Without a "
+        "server and a context, the one that `nats context select` chose counts.",
     ),
     click.option(
         "--creds",
@@ -112,6 +115,20 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         help="Where to be answered, for a user that may not listen to _INBOX.>.",
     ),
     click.option(
+        "--domain",
+        envvar="NATSDISC_DOMAIN",
+        show_envvar=True,
+        metavar="NAME",
+        help="The JetStream domain of the registry.",
+    ),
+    click.option(
+        "--api-prefix",
+        envvar="NATSDISC_API_PREFIX",
+        show_envvar=True,
+        metavar="SUBJECT",
+        help="The subject under which this account imports JetStream from another one.",
+    ),
+    click.option(
         "--bucket-prefix",
         default="",
         envvar="NATSDISC_BUCKET_PREFIX",
@@ -133,10 +150,7 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         help="A JSON file of the public NKeys whose entries count, by namespace; * is every namespace.",
     ),
 )
-_SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca", "inbox_prefix")
 _SECRET_FILES = {"password_file": "password", "token_file": "token"}
-# Ways to log in exclude each other: one that is given hides the others of the layers below.
-_LOGIN = {"creds": "creds", "nkey": "nkey", "user": "user", "password": "user", "token": "token"}
 
 
 @dataclass(frozen=True)
@@ -147,6 +161,8 @@ class Connection:
     bucket_prefix: str
     nats_options: Mapping[str, Any] = field(repr=False)
     signing: Mapping[str, Any] = field(default_factory=dict)
+    jetstream: Mapping[str, Any] = field(default_factory=dict)
+    """`domain` or `api_prefix` of `natsdisc.connect`."""
 
     @property
     def place(self) -> str:
@@ -164,6 +180,7 @@ class Connection:
         connecting = natsdisc.connect(
             self.servers,
             bucket_prefix=self.bucket_prefix,
+            **self.jetstream,
             **self.signing,
             **options,
             **self.nats_options,
@@ -189,7 +206,7 @@ def connection_options(command: _F) -> _F:
     ) -> Any:
         given: dict[str, str] = {}
         environment: dict[str, str] = {}
-        for name in (*_SETTINGS, *_SECRET_FILES):
+        for name in (*SETTINGS, *_SECRET_FILES):
             value = others.pop(name)
             if value:
                 source = click.get_current_context().get_parameter_source(name)
@@ -200,8 +217,10 @@ def connection_options(command: _F) -> _F:
                     if name in layer:
                         raise click.UsageError(f"{option} and --{name} exclude each other.")
                 layer[name] = value
+        if context is None and "url" not in given | environment:
+            context = selected_context()
         named = load_context(context) if context is not None else {}
-        settings = _layered(given, named, environment)
+        settings = layered(given, named, environment)
         connection = _connection(settings, bucket_prefix, signing_options(signer, trusted))
         return command(*args, connection=connection, **others)
 
@@ -211,17 +230,6 @@ def connection_options(command: _F) -> _F:
     return result  # type: ignore[no-any-return]
 
 
-def _layered(*layers: Mapping[str, str]) -> dict[str, str]:
-    """The settings of all layers, where an earlier one wins: options, a named context, the environment."""
-    settings: dict[str, str] = {}
-    for layer in layers:
-        logins = {_LOGIN[name] for name in settings if name in _LOGIN}
-        for name, value in layer.items():
-            if name not in settings and (not logins or _LOGIN.get(name) in {None, *logins}):
-                settings[name] = value
-    return settings
-
-
 def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mapping[str, Any]) -> Connection:
     urls = [url.strip() for url in settings.get("url", _DEFAULT_URL).split(",") if url.strip()]
     if not urls:
@@ -229,7 +237,7 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mappin
     if ("creds" in settings or "nkey" in settings) and importlib.util.find_spec("nkeys") is None:
         raise click.UsageError("Credentials files and NKeys need a package: pip install nkeys")
     urls, login = _separated(urls)
-    if not any(name in settings for name in _LOGIN):
+    if not any(name in settings for name in LOGIN):
         settings = {**settings, **login}
     for name in ("password", "token"):
         hide(settings.get(name))
@@ -239,10 +247,12 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mappin
         for name in ("user", "password", "token", "creds", "nkey", "inbox_prefix")
         if name in settings
     }
+    jetstream = {name: settings[name] for name in WHERE if name in settings}
+    Subjects.of(jetstream.get("domain"), jetstream.get("api_prefix"))  # raises for what cannot be
     tls = _tls(settings.get("cert"), settings.get("key"), settings.get("ca"))
     if tls is not None:
         options["tls"] = tls
-    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options, signing)
+    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options, signing, jetstream)
 
 
 def _separated(urls: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from natsdisc import Added, Discovery, View, endpoints, models
+from natsdisc import Added, Discovery, View, endpoints, event_channels, event_sources, models
 from natsdisc.model import Event, Instance, InstanceId
 from natsdisc.safe import safe
 
@@ -60,7 +60,7 @@ class Live:
         logger.addHandler(handler)
         try:
             async with AsyncExitStack() as stack:
-                for query in (endpoints(), models()):
+                for query in (endpoints(), models(), event_channels(), event_sources()):
                     view: View[Any] = await stack.enter_async_context(self.discovery.view(query))
                     self._views.append(view)
                     # No await between the first picture and the subscription: no event is missed.

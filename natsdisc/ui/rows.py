@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from natsdisc import EndpointInstance, Kind, wire
+from natsdisc import EndpointInstance, EventSourceInstance, ModelInstance, wire
 from natsdisc.keys import key_of
 from natsdisc.model import Instance, InstanceId, kind_of
 from natsdisc.safe import safe
@@ -38,13 +38,18 @@ def row_of(instance: Instance) -> dict[str, Any]:
         "place": [_text(instance.namespace), _text(instance.component), _text(instance.endpoint)],
         "hex": f"{instance.instance_id:x}",
     }
-    if isinstance(instance, EndpointInstance):
-        row["status"] = str(instance.status)
-        row["detail"] = _text(f"{instance.transport.kind} {_plain(instance.transport.address)}")
-    else:
-        row["status"] = "serving"
-        row["detail"] = _text(instance.model_suffix or "")
+    row["status"] = str(instance.status) if isinstance(instance, EndpointInstance) else ""
+    row["detail"] = _text(_detail(instance))
     return row
+
+
+def _detail(instance: Instance) -> str:
+    if isinstance(instance, ModelInstance):
+        return instance.model_suffix or ""
+    topic = "" if isinstance(instance, EndpointInstance) else f"{instance.topic} "
+    if isinstance(instance, EventSourceInstance):
+        return topic
+    return f"{topic}{instance.transport.kind} {_plain(instance.transport.address)}"
 
 
 def value_text(instance: Instance) -> str:
@@ -58,6 +63,3 @@ def _plain(address: object) -> str:
 
 def _text(text: str) -> str:
     return safe(text)[:_LONGEST_TEXT]
-
-
-assert set(Kind) >= {Kind.ENDPOINT, Kind.MODEL}

@@ -2,6 +2,12 @@
 import { byId, make } from "./dom.js";
 import * as link from "./link.js";
 
+const TITLES = {
+  endpoint: "Endpoint instance",
+  model: "Model card",
+  event_channel: "Event channel",
+  event_source: "Event source",
+};
 let allowed = [];
 let asked = 0;
 
@@ -47,11 +53,11 @@ export async function draw() {
   const told = make("p", { role: "status" });
   const buttons = found.kind === "endpoint" ? allowed : allowed.filter((action) => action === "prune");
   section.replaceChildren(
-    make("h2", {}, found.kind === "model" ? "Model card" : "Endpoint instance"),
+    make("h2", {}, TITLES[found.kind] || found.kind),
     terms([
       ["place", found.place.join(" / ")],
       ["id", found.hex],
-      ["status", make("span", { class: found.status }, found.status)],
+      ...(found.status ? [["status", make("span", { class: found.status }, found.status)]] : []),
       [found.kind === "model" ? "suffix" : "address", found.detail],
       ...found.facts,
     ]),

@@ -5,6 +5,7 @@ import { matching } from "./store.js";
 
 const HEIGHT = 26;
 const MARGIN = 10;
+const KINDS = { model: "model card", event_channel: "channel", event_source: "source" };
 let shown = [];
 
 function draw() {
@@ -29,7 +30,7 @@ function draw() {
       },
       make("span", {}, row.place.join(" / ")),
       make("span", { class: "hex" }, row.hex),
-      make("span", { class: row.status }, row.kind === "model" ? "model card" : row.status),
+      make("span", { class: row.status }, row.status || KINDS[row.kind] || row.kind),
       make("span", {}, row.detail),
     );
     element.style.top = `${at * HEIGHT}px`;

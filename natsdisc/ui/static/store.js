@@ -40,7 +40,7 @@ export function places() {
   const root = { below: new Map(), count: 0, trouble: 0 };
   for (const row of inOrder()) {
     let at = root;
-    const trouble = row.status === "serving" ? 0 : 1;
+    const trouble = row.status && row.status !== "serving" ? 1 : 0;
     at.count += 1;
     at.trouble += trouble;
     for (const name of row.place) {

@@ -118,8 +118,17 @@ def _find(live: Live, request: Request) -> Instance | None:
 async def _facts(live: Live, instance: Instance) -> list[tuple[str, str]]:
     """Return what is known about an instance beside its value, as names and texts."""
     arrived = live.arrived(instance.id)
-    since = f"{time.strftime('%H:%M:%S', time.localtime(arrived))}" if arrived else "before this page's server"
-    return [("seen since", since)]
+    since = (
+        f"{time.strftime('%H:%M:%S', time.localtime(arrived))}" if arrived else "before this page's server"
+    )
+    facts = [("seen since", since)]
+    try:
+        async with asyncio.timeout(_LEASE_PATIENCE_S):
+            left = (await live.discovery.leases(query_of(instance))).get(instance.id)
+    except (TimeoutError, DiscoveryError):
+        return facts  # a reader may not look at leases
+    facts.append(("lease", "none: it stays" if left is None else f"{left:.1f} s left"))
+    return facts
 
 
 def _json(content: object, status: int = 200) -> Response:

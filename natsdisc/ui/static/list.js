@@ -54,7 +54,8 @@ export function update() {
 function move(step) {
   if (!shown.length) return;
   const at = shown.findIndex((row) => row.id === link.chosen);
-  const next = Math.min(shown.length - 1, Math.max(0, at < 0 ? 0 : at + step));
+  const from = at < 0 && step < 0 ? 1 : at; // -1 when nothing is chosen: the first step down goes to the first row
+  const next = Math.min(shown.length - 1, Math.max(0, from + step));
   link.go({ instance: shown[next].id });
   const scroll = byId("scroll");
   const top = next * HEIGHT;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,8 +22,12 @@ from natsdisc import (
     DiscoveryError,
     EndpointInstance,
     Kind,
+    ModelInstance,
     PermissionDeniedError,
+    Query,
     Status,
+    endpoints,
+    models,
 )
 from natsdisc.keys import parse_key
 from natsdisc.model import Instance
@@ -35,6 +40,7 @@ from .stream import events
 __all__ = ["create_app"]
 
 _STATIC = Path(__file__).parent / "static"
+_MOST_LEASES, _LEASE_PATIENCE_S = 100, 2.0
 _STATUS_OF_ACTION = {"drain": Status.DRAINING, "disable": Status.DISABLED, "enable": Status.SERVING}
 
 
@@ -118,13 +124,20 @@ def _find(live: Live, request: Request) -> Instance | None:
 async def _facts(live: Live, instance: Instance) -> list[tuple[str, str]]:
     """Return what is known about an instance beside its value, as names and texts."""
     arrived = live.arrived(instance.id)
-    since = (
-        f"{time.strftime('%H:%M:%S', time.localtime(arrived))}" if arrived else "before this page's server"
-    )
+    since = time.strftime("%H:%M:%S", time.localtime(arrived)) if arrived else "before this page's server"
     facts = [("seen since", since)]
+    query: Query
+    if isinstance(instance, EndpointInstance):
+        query = endpoints(instance.namespace, instance.component, instance.endpoint)
+    elif isinstance(instance, ModelInstance):
+        query = models(instance.namespace, instance.component, instance.endpoint)
+    else:
+        return facts
+    if live.count(instance) > _MOST_LEASES:
+        return facts  # each lease is one question to the server
     try:
         async with asyncio.timeout(_LEASE_PATIENCE_S):
-            left = (await live.discovery.leases(query_of(instance))).get(instance.id)
+            left = (await live.discovery.leases(query)).get(instance.id)
     except (TimeoutError, DiscoveryError):
         return facts  # a reader may not look at leases
     facts.append(("lease", "none: it stays" if left is None else f"{left:.1f} s left"))

@@ -105,6 +105,11 @@ class Live:
         """Return the instance with this id, if it is there."""
         return next((found for view in self._views if (found := view.get(id)) is not None), None)
 
+    def count(self, instance: Instance) -> int:
+        """Return how many rows are at the place of an instance."""
+        place = row_of(instance)["place"]
+        return sum(row["place"] == place for row in self.rows.values())
+
     def state(self) -> dict[str, Any]:
         """Return how far the rows can be believed, and the counts of the last hour."""
         age = max((view.age for view in self._views), default=float("inf"))

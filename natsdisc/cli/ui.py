@@ -43,8 +43,8 @@ _ACTIONS = ("drain", "disable", "enable", "prune")
 @click.option(
     "--ui-token-file",
     type=click.Path(exists=True, dir_okay=False),
-    help="A file whose first line is the token of the page. Without it, a page that listens elsewhere than on "
-    "127.0.0.1 makes one.",
+    help="A file whose first line is the token of the page. Without it, a page that listens elsewhere than "
+    "on 127.0.0.1 makes one.",
 )
 @connection_options
 def ui(

@@ -1,4 +1,4 @@
-"""A type checker that runs over programs as users write them: what they may write, and what they may not."""
+"""The types as users see them: the documents' snippets under `mypy --strict`, as `tests/typing_view.py`."""
 
 from __future__ import annotations
 

@@ -197,11 +197,11 @@ class Admin:
 
     async def may_subscribe(self, subject: str) -> bool:
         """Whether the server lets us listen there."""
-        end = await self._requester.subscribe(subject, lambda *_: None)
+        listening = await self._requester.subscribe(subject, lambda messages: None)
         try:
             return await self._was_allowed(f'subscription to "{subject}"')
         finally:
-            await end()
+            await listening.aclose()
 
     @property
     def api(self) -> JetStreamApi:

@@ -45,7 +45,7 @@ async def test_a_renewed_lease_says_nothing(registry: Registry) -> None:
     async with client.list_and_watch(endpoints()) as events:
         assert await next_event(events) == Added(mine)
         await eventually(lambda: service.stats().heartbeats >= 8)  # more than two ttls
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         assert await client.list(endpoints()) == [mine]
     assert service.stats().fence_failures == 0
 
@@ -70,7 +70,7 @@ async def test_an_expiry_is_kept_back_for_the_grace(registry: Registry) -> None:
         assert await next_event(events) == Added(mine)
         await crash(first)
         await eventually(lambda: emptied(client))
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         second = await registry.join(instance_id=1)
         assert await second.register(spec()) == mine  # back within the grace: nobody hears of it
         other = await second.register(spec("other"))
@@ -110,7 +110,7 @@ async def test_update_goes_on_under_the_same_lease(registry: Registry) -> None:
         assert await next_event(events) == Added(moved)
         beats = service.stats().heartbeats
         await eventually(lambda: service.stats().heartbeats >= beats + 6)
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         assert service.stats().fence_failures == 0
         await crash(service)
         assert await next_event(events) == Removed(mine.id, RemovalReason.EXPIRED)

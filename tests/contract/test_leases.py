@@ -101,6 +101,25 @@ async def test_the_lease_of_a_dead_one_does_not_end_the_next_one(registry: Regis
     assert mine in await client.list(endpoints())
 
 
+async def test_the_same_value_without_a_lease_takes_the_place_of_a_leased_one(registry: Registry) -> None:
+    """Nothing is removed: not when it is registered, and not while the other process renews its lease."""
+    first = await registry.join(instance_id=1, lease_ttl=1)
+    client = await registry.join(expiry_grace=0)
+    mine = await first.register(spec())
+    async with client.list_and_watch(endpoints()) as events:
+        assert await next_event(events) == Added(mine)
+        second = await registry.join(instance_id=1, lease_ttl=None)
+        assert await second.register(spec()) == mine
+        beats = first.stats().renewals.count
+        await eventually(lambda: first.stats().renewals.count >= beats + 6)
+        assert [one.state for one in first.registrations] == [State.ACTIVE]
+        other = await second.register(spec("other"))
+        assert await next_event(events) == Added(other)
+        # The process that holds it without a lease alone decides when it ends.
+        await first.unregister(mine)
+        assert await next_event(events) == Removed(mine.id, RemovalReason.UNREGISTERED)
+
+
 async def test_update_goes_on_under_the_same_lease(registry: Registry) -> None:
     service, client = await registry.join(lease_ttl=1), await registry.join()
     mine = await service.register(spec(at="one"))

@@ -39,6 +39,7 @@ LEVELS = {
     "natsdisc.store.records": 0,
     "natsdisc.store": 1,
     "natsdisc.store.snapshot": 2,
+    "natsdisc.store.slices": 1,
     "natsdisc.store.signed": 2,
     "natsdisc.store.checked": 2,
     "natsdisc.store.memory": 2,

@@ -1,7 +1,8 @@
 """Service discovery for Python microservices on NATS JetStream."""
 
 from .clock import ManualClock
-from .discovery import Connecting, Discovery, connect
+from .connect import Connecting, connect
+from .discovery import Discovery
 from .errors import (
     AlreadyRegisteredError,
     ClosedError,
@@ -13,6 +14,7 @@ from .errors import (
     InvalidQueryError,
     InvalidValueError,
     NoInstanceError,
+    NotReadyError,
     PayloadTooLargeError,
     PermissionDeniedError,
     StoreUnavailableError,
@@ -54,8 +56,9 @@ from .model import (
     event_sources,
     models,
 )
-from .registrar import Registration
+from .registration import Registration
 from .selection import Selection
+from .services import Service
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
@@ -102,6 +105,7 @@ __all__ = [
     "ModelQuery",
     "ModelSpec",
     "NoInstanceError",
+    "NotReadyError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Query",
@@ -110,6 +114,7 @@ __all__ = [
     "Removed",
     "Scope",
     "Selection",
+    "Service",
     "Signer",
     "Spec",
     "State",

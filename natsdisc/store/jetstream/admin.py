@@ -193,7 +193,7 @@ class Admin:
         """
         client, found = self._connection.client, list[bytes]()
         inbox = str(client.new_inbox())
-        end = await self._requester.subscribe(inbox, lambda batch: found.extend(one[3] for one in batch))
+        asked = await self._requester.subscribe(inbox, lambda batch: found.extend(one[3] for one in batch))
         try:
             await client.publish(subject, b"", reply=inbox)
             await self._flush()
@@ -201,7 +201,7 @@ class Admin:
         except NatsError as error:
             raise StoreUnavailableError(f"could not ask on {subject}: {error}") from error
         finally:
-            await end()
+            await asked.aclose()
         return found
 
     async def may_publish(self, subject: str) -> bool:

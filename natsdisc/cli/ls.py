@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import click
 
-from natsdisc.model import Instance, Query
+from natsdisc.model import Instance
 
 from .connection import Connection, connection_options
-from .output import say, say_json
+from .output import say_json
+from .place import Place, place_argument
 from .progress import progress
-from .query import query_arguments
-from .render import instances_json, json_option, rows_of, show_table
+from .render import instances_json, json_option, rows_of
 from .run import run
+from .table import show_table
+from .void import say_nothing_there
 
 __all__ = ["ls"]
 
 
 @click.command(short_help="List what is registered.")
-@query_arguments
+@place_argument()
 @json_option
 @connection_options
-def ls(query: Query, as_json: bool, connection: Connection) -> None:
-    """List what is registered: everything, or what is below NS/COMPONENT/ENDPOINT.
+def ls(place: Place, as_json: bool, connection: Connection) -> None:
+    """List what is registered: everything, or what is in PLACE.
 
-    --json prints one array of the objects as they are stored.
+    PLACE is NS/COMPONENT/ENDPOINT/ID, or the beginning of it; spaces may stand for the slashes. Where the
+    terminal is too narrow for a table, each instance is a block of lines.
+
+    --json prints one array of the objects as they are stored, each with its place as "id": text, since
+    JavaScript loses digits of the number.
     """
-    instances = run(_list(connection, query))
+    instances = run(_list(connection, place))
     if as_json:
         say_json(instances_json(instances))
     elif instances:
-        show_table(*rows_of(query.kind, instances))
+        show_table(*rows_of(place.kind, instances))
     else:
-        say(f"natsdisc: no {query} registered", err=True)
+        say_nothing_there(connection, place)
 
 
-async def _list(connection: Connection, query: Query) -> list[Instance]:
-    async with progress(f"listing {query}"), connection.open() as discovery:
-        return await discovery.list(query)
+async def _list(connection: Connection, place: Place) -> list[Instance]:
+    async with progress(f"listing {place.title}"), connection.open() as discovery:
+        return [one for one in await discovery.list(place.query) if place.holds(one.id)]

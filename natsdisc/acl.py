@@ -27,7 +27,8 @@ LIMITS = (
     "heartbeat, after ttl/3 at most. An attacker can do it again and again, for example by a schedule that "
     "repeats; `natsdisc doctor --audit` finds these. An entry without a lease has no owner to put it back.",
     "Every user, a reader too, can have the answer to a request sent to any subject, and so overwrite an "
-    "entry or a lease with rubbish: NATS does not check reply subjects. The owner puts it back as above.",
+    "entry or a lease with an invalid value: NATS does not check reply subjects. The owner puts it back as "
+    "above.",
     "Every user, a reader too, can have JetStream deliver entries to any subject of the account, and so to "
     "whatever listens there: NATS does not check the deliver subject of a consumer.",
     "Users who share an inbox prefix can read each other's answers, and can forge them. So each user has a "

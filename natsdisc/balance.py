@@ -16,7 +16,7 @@ from operator import and_, attrgetter, mul
 from typing import Any, Protocol, Self, TypeVar
 
 from .errors import NoInstanceError
-from .model import EndpointInstance, EndpointInstanceId, Instance, InstanceId
+from .model import EndpointInstance, EndpointInstanceId, Instance, InstanceId, Status
 
 __all__ = [
     "Balance",
@@ -237,8 +237,8 @@ def zone_of(instance: Instance) -> object:
 
 
 def is_draining(instance: Instance) -> bool:
-    """Whether an instance said that it will leave."""
-    return bool(_metadata(instance, "draining"))
+    """Return whether an instance is about to leave: `instance.status` is `draining`."""
+    return isinstance(instance, EndpointInstance) and instance.status is Status.DRAINING
 
 
 def _to_remember(instances: Sequence[Instance]) -> Sequence[Instance] | None:

@@ -41,6 +41,7 @@ from .model import (
     ModelSpec,
     Query,
     Spec,
+    Status,
     Transport,
     check_instance_id,
     kind_of,
@@ -49,7 +50,7 @@ from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, Picture, Stats
-from .store import UNTRUSTED, Bucket, EntryExistsError, Store
+from .store import UNTRUSTED, Bucket, EntryExistsError, Store, Write
 from .store.jetstream import JetStreamStore
 from .store.signed import SignedStore
 from .store.snapshot import read
@@ -350,17 +351,19 @@ class Discovery:
         )
 
     async def drain(self, instance: EndpointInstance) -> EndpointInstance:
-        """Mark an endpoint, so that pickers leave it out while it still serves.
+        """Set an endpoint's status to `draining`, so that pickers leave it out while it still serves.
 
-        Raises what `update` does; a model card has no such mark.
+        Raises what `update` does, and InvalidValueError for a model card, which has no status.
         """
         self._check_open()
         if not isinstance(instance, EndpointInstance):
-            raise InvalidValueError(f"only endpoints can be drained, not {type(instance).__name__}")
+            raise InvalidValueError(
+                f"could not set the status of a {type(instance).__name__}: only an endpoint (EndpointInstance) has one"
+            )
 
         def mark(current: Instance) -> Instance:
             assert isinstance(current, EndpointInstance)
-            return dataclasses.replace(current, metadata={**current.metadata, "draining": True})
+            return dataclasses.replace(current, status=Status.DRAINING)
 
         registration = self._registrar.find(instance.id)
         if registration is not None:
@@ -497,14 +500,7 @@ class Discovery:
                 "it now; list it again, and change that"
             )
         value = wire.dumps(change(current))
-        await bucket.replace(
-            key,
-            value,
-            revision=found.revision,
-            leased=found.leased,
-            lease_ttl=found.lease_ttl,
-            owner=found.owner,
-        )
+        await bucket.replace(Write(key, value, found.ttl, found.owner or ""), revision=found.revision)
         return wire.loads(value)
 
     def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
@@ -549,7 +545,7 @@ class Discovery:
             )
 
     def _skip(self, kind: Kind, key: str, error: Exception) -> None:
-        self._stats.rubbish += 1
+        self._stats.invalid += 1
         bucket = entry.BUCKETS[kind]
         if self._unreadable.allow(f"{key} in bucket {bucket}"):
             _log.warning(
@@ -557,7 +553,7 @@ class Discovery:
                 key,
                 bucket,
                 error,
-                extra=log.fields("rubbish", key=key, bucket=bucket, error=error),
+                extra=log.fields("invalid", key=key, bucket=bucket, error=error),
             )
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .stats import Stats
-from .store import Doubt
+from .store import ResyncReason
 
 __all__ = ["MEASURES", "Measure", "Value"]
 
@@ -32,7 +32,7 @@ def _one(read: Callable[[Stats], float]) -> Callable[[Stats], Iterator[Value]]:
 
 def _resyncs(stats: Stats) -> Iterator[Value]:
     # All of them from the start: a rate needs the zero before the one.
-    return (({"reason": str(doubt)}, stats.resyncs.get(doubt, 0)) for doubt in Doubt)
+    return (({"reason": str(reason)}, stats.resyncs.get(reason, 0)) for reason in ResyncReason)
 
 
 def _registrations(stats: Stats) -> Iterator[Value]:
@@ -58,8 +58,8 @@ MEASURES = (
     Measure("registrations", "What this process registered, by state.", _registrations, grows=False),
     Measure("events", "Events that watches were given.", _one(lambda stats: stats.events)),
     Measure("conflated", "Changes joined for slow readers.", _one(lambda stats: stats.conflated)),
-    Measure("resyncs", "New snapshots, by what gave reason for doubt.", _resyncs),
-    Measure("rubbish", "Entries skipped because they do not parse.", _one(lambda stats: stats.rubbish)),
+    Measure("resyncs", "New snapshots, by their reason.", _resyncs),
+    Measure("invalid", "Entries skipped because they do not parse.", _one(lambda stats: stats.invalid)),
     Measure("forged", "Messages that must not be believed.", _one(lambda stats: stats.forged)),
     Measure("untrusted", "Values that no trusted key has signed.", _one(lambda stats: stats.untrusted)),
     Measure(

@@ -34,6 +34,7 @@ __all__ = [
     "RemovalReason",
     "Removed",
     "Spec",
+    "Status",
     "Transport",
     "endpoints",
     "models",
@@ -47,6 +48,15 @@ class Kind(StrEnum):
 
     ENDPOINT = "endpoint"
     MODEL = "model"
+
+
+class Status(StrEnum):
+    """What an endpoint says, or a check or an operator says of it, about taking work."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    UNHEALTHY = "unhealthy"
+    DISABLED = "disabled"
 
 
 class RemovalReason(StrEnum):
@@ -85,7 +95,7 @@ def _check_place(namespace: object, component: object, endpoint: object) -> None
 
 # The fields that natsdisc writes itself: none of them can be an extra one.
 ENDPOINT_FIELDS = frozenset(
-    ("type", "component", "endpoint", "namespace", "instance_id", "transport", "metadata")
+    ("type", "component", "endpoint", "namespace", "instance_id", "transport", "metadata", "status")
 )
 MODEL_FIELDS = frozenset(
     ("type", "namespace", "component", "endpoint", "instance_id", "card_json", "model_suffix")
@@ -105,8 +115,48 @@ def _freeze_extra(value: EndpointSpec | EndpointInstance | ModelSpec | ModelInst
     if value.extra:
         known = ENDPOINT_FIELDS if isinstance(value, (EndpointSpec, EndpointInstance)) else MODEL_FIELDS
         for name in value.extra:
+            if (
+                name == "status"
+                and isinstance(value, EndpointInstance)
+                and is_foreign_status(value.extra[name])
+            ):
+                continue
             if not isinstance(name, str) or name in known:
                 raise InvalidValueError(f"extra cannot hold a field {name!r}: use a name of your own")
+
+
+_STATUSES = {str(status): status for status in Status}
+
+
+def read_status(raw: object) -> Status:
+    """Return what `raw`, the field `status` of a value, means.
+
+    A text that this version does not know is UNHEALTHY: the newer version that wrote it says that something
+    is not as usual. Anything but a text is another system's field and no status: SERVING.
+    """
+    if isinstance(raw, str):
+        return _STATUSES.get(raw, Status.UNHEALTHY)
+    return Status.SERVING
+
+
+def is_foreign_status(raw: object) -> bool:
+    """Return whether the field `status` of a value must be kept in `extra`, because it names no Status."""
+    return not isinstance(raw, str) or raw not in _STATUSES
+
+
+def _check_status(instance: EndpointInstance) -> None:
+    """Make the status of `instance` a Status, and drop a foreign one from `extra` that it replaces."""
+    status: object = instance.status
+    if not isinstance(status, str) or status not in _STATUSES:
+        raise InvalidValueError(
+            f"status must be one of {', '.join(_STATUSES)}, not {status!r:.80}: natsdisc.Status has them"
+        )
+    object.__setattr__(instance, "status", _STATUSES[status])
+    extra = instance.extra
+    foreign = isinstance(extra, Mapping) and "status" in extra and is_foreign_status(extra["status"])
+    if foreign and read_status(extra["status"]) is not instance.status:
+        extra = {name: value for name, value in extra.items() if name != "status"}
+        object.__setattr__(instance, "extra", extra)
 
 
 def _check_transport(transport: object) -> None:
@@ -281,7 +331,10 @@ Spec: TypeAlias = EndpointSpec | ModelSpec
 class EndpointInstance:
     """One live endpoint.
 
-    `extra` holds the JSON fields of its value that natsdisc does not know, in their order.
+    `status` says whether it takes work; `dataclasses.replace(instance, status=…)` makes a copy with another.
+    `extra` holds the JSON fields of its value that natsdisc does not know, in their order. If a newer version
+    wrote a status that this one does not know, `status` is UNHEALTHY and `extra["status"]` has the text. It
+    stays in the value until another status replaces it.
     """
 
     namespace: str
@@ -290,6 +343,7 @@ class EndpointInstance:
     instance_id: int
     transport: Transport = field(kw_only=True)
     metadata: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+    status: Status = field(kw_only=True, default=Status.SERVING)
     extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
 
     def __post_init__(self) -> None:
@@ -297,6 +351,7 @@ class EndpointInstance:
         check_instance_id(self.instance_id)
         _check_transport(self.transport)
         _freeze_mapping(self, "metadata")
+        _check_status(self)
         _freeze_extra(self)
 
     def __deepcopy__(self, memo: object) -> EndpointInstance:
@@ -352,6 +407,7 @@ _set_kind, _set_address = (getattr(Transport, name).__set__ for name in ("kind",
     _set_instance_id,
     _set_transport,
     _set_metadata,
+    _set_status,
     _set_extra,
 ) = (getattr(EndpointInstance, field.name).__set__ for field in fields(EndpointInstance))
 
@@ -394,6 +450,7 @@ def trusted_endpoint(
     transport_kind: str,
     address: Any,
     metadata: Mapping[str, Any] = EMPTY,
+    status: Status = Status.SERVING,
     extra: Mapping[str, Any] = EMPTY,
 ) -> EndpointInstance:
     """Return an EndpointInstance of values that were checked, and that nobody else holds."""
@@ -407,6 +464,7 @@ def trusted_endpoint(
     _set_instance_id(instance, instance_id)
     _set_transport(instance, transport)
     _set_metadata(instance, metadata)
+    _set_status(instance, status)
     _set_extra(instance, extra)
     return instance
 

@@ -20,12 +20,12 @@ from .errors import (
     StoreUnavailableError,
 )
 from .lease import Answer, State, Step
-from .model import Instance, InstanceId, kind_of
+from .model import EndpointInstance, Instance, InstanceId, Status, kind_of
 from .registration import Registration
 from .renewals import Renewals
 from .reports import Reports
 from .stats import Counters
-from .store import Bucket, Entry, EntryExistsError, Found, Lease, Store, Valid
+from .store import Bucket, Entry, EntryExistsError, Found, Lease, Store, Valid, Write
 
 __all__ = ["OnChange", "Registrar", "Registration"]
 
@@ -92,9 +92,8 @@ class Registrar:
             if held is not None and held._value == value and held.state is not State.LOST:
                 ttl = held.lease_ttl
             sent = self._clock.time()
-            revision = await bucket.create(
-                key, value, ttl=ttl, owner=self._owner, valid=_validator(instance.id, key)
-            )
+            write = Write(key, value, ttl, self._owner, _validator(instance.id, key))
+            revision = await bucket.create(write)
             hold = lease.started(ttl, revision, sent, _chance())
             if held is not None and held._value == value:
                 self._put(held, hold)
@@ -152,14 +151,8 @@ class Registrar:
 
     async def _write(self, registration: Registration, value: bytes) -> None:
         hold = registration._hold
-        revision = await registration._bucket.replace(
-            registration._key,
-            value,
-            revision=hold.revision,
-            leased=hold.ttl is not None,
-            lease_ttl=hold.ttl,
-            owner=self._owner,
-        )
+        write = Write(registration._key, value, hold.ttl, self._owner)
+        revision = await registration._bucket.replace(write, revision=hold.revision)
         registration._hold = lease.replaced(registration._hold, revision)
 
     async def _restore_as(self, registration: Registration, instance: Instance) -> Instance:
@@ -374,14 +367,9 @@ class Registrar:
         """
         key, hold = registration._key, registration._hold
         sent = self._clock.time()
+        write = Write(key, registration._value, hold.ttl, self._owner, _validator(registration.id, key))
         try:
-            restored = await registration._bucket.restore(
-                key,
-                registration._value,
-                ttl=hold.ttl,
-                owner=self._owner,
-                valid=_validator(registration.id, key),
-            )
+            restored = await registration._bucket.restore(write)
         except EntryExistsError as error:
             registration._error = error
             self._after(registration, Answer.TAKEN, hold.revision, sent, 0.0)
@@ -516,8 +504,7 @@ def _validator(id: InstanceId, key: str) -> Valid:
 
 
 def _is_draining(instance: Instance) -> bool:
-    metadata = getattr(instance, "metadata", None)
-    return bool(metadata and metadata.get("draining"))
+    return isinstance(instance, EndpointInstance) and instance.status is Status.DRAINING
 
 
 def _chance() -> float:

@@ -37,7 +37,7 @@ class Stats:
     events: int
     conflated: int
     resyncs: Mapping[str, int]
-    rubbish: int
+    invalid: int
     forged: int
     untrusted: int
     task_failures: int
@@ -58,7 +58,7 @@ class Counters:
     events: int = 0
     conflated: int = 0
     resyncs: Counter[str] = field(default_factory=Counter)
-    rubbish: int = 0
+    invalid: int = 0
     forged: int = 0
     untrusted: int = 0
     task_failures: int = 0
@@ -84,7 +84,7 @@ class Counters:
             events=self.events,
             conflated=self.conflated,
             resyncs=MappingProxyType(dict(self.resyncs)),
-            rubbish=self.rubbish,
+            invalid=self.invalid,
             forged=self.forged,
             untrusted=self.untrusted,
             task_failures=self.task_failures,

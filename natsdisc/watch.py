@@ -19,7 +19,7 @@ from .fold import Backlog, Change, Fold
 from .model import Event, Instance, Query, RemovalReason
 from .notices import Notices
 from .stats import Counters
-from .store import Doubt, Reader, Sink
+from .store import Reader, ResyncReason, Sink
 
 __all__ = ["Feed", "Follower", "Watch"]
 
@@ -180,8 +180,8 @@ class Feed:
             for follower in self._followers:
                 self._guard(follower.synced)
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._stats.resyncs[doubt] += 1
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self._stats.resyncs[reason] += 1
         self._trouble = error
         if self._stale_since is None:
             self._stale_since = self._clock.time()
@@ -192,7 +192,7 @@ class Feed:
                     "%s is stale: %s",
                     self._query,
                     error,
-                    extra=log.fields("stale", query=self._query, doubt=doubt, error=error),
+                    extra=log.fields("stale", query=self._query, reason=reason, error=error),
                 )
 
     def fail(self, error: DiscoveryError) -> None:

@@ -1,8 +1,8 @@
 """Instances as the seed's JSON, byte for byte as serde writes it, and back.
 
-The order of the fields: the seed's, then `metadata` of an endpoint when there is any, and then the fields
-that natsdisc does not know (`instance.extra`), in the order in which they were read. Dynamo appends its newer
-fields.
+The order of the fields: the seed's, then `metadata` of an endpoint when there is any, then its `status` when
+it is not serving. Then come the fields that natsdisc does not know (`instance.extra`), in the order in which
+they were read. Dynamo appends its newer fields.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from .model import (
     Instance,
     Kind,
     ModelInstance,
+    Status,
     Transport,
+    is_foreign_status,
+    read_status,
     trusted_endpoint,
     trusted_model,
 )
@@ -33,6 +36,8 @@ __all__ = ["dumps", "loads", "loads_at"]
 
 _ENDPOINT, _MODEL = "Endpoint", "Model"
 _KINDS = {_ENDPOINT: Kind.ENDPOINT, _MODEL: Kind.MODEL}
+
+_ENDPOINT_FIELDS_OF_THE_SEED = ENDPOINT_FIELDS - {"status"}
 
 # orjson writes 254 levels; a value with fewer brackets has fewer levels.
 _DEPTH_IN_DOUBT = 200
@@ -52,6 +57,8 @@ def dumps(instance: Instance) -> bytes:
         }
         if instance.metadata:
             fields["metadata"] = dict(instance.metadata)
+        if instance.status is not Status.SERVING:
+            fields["status"] = str(instance.status)
     elif isinstance(instance, ModelInstance):
         fields = {
             "type": _MODEL,
@@ -90,7 +97,8 @@ def loads(data: bytes) -> Instance:
                 *place,
                 transport=Transport(*_transport(fields)),
                 metadata=_metadata(fields),
-                extra=_extra(fields, ENDPOINT_FIELDS),
+                status=read_status(fields.get("status")),
+                extra=_extra(fields, _known_of_endpoint(fields)),
             )
         return ModelInstance(
             *place,
@@ -122,13 +130,13 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
             raise InvalidValueError("its value names another instance than its key")
         if kind is Kind.ENDPOINT:
             transport_kind, address = _transport(fields)
-            metadata = _metadata(fields) if "metadata" in fields else EMPTY
-            extra = _extra(fields, ENDPOINT_FIELDS) if len(fields) > 6 + ("metadata" in fields) else EMPTY
             if type(address) is not str:
                 address = freeze(address)
-            return trusted_endpoint(
-                namespace, component, endpoint, instance_id, transport_kind, address, metadata, extra
-            )
+            names = (namespace, component, endpoint, instance_id, transport_kind, address)
+            if len(fields) == 6:
+                return trusted_endpoint(*names)
+            extra = _extra(fields, _known_of_endpoint(fields))
+            return trusted_endpoint(*names, _metadata(fields), read_status(fields.get("status")), extra)
         if (fields.get("model_suffix") or None) != suffix:
             raise InvalidValueError("its value names another instance than its key")
         known = 6 + ("model_suffix" in fields)
@@ -176,6 +184,13 @@ def _extra(fields: dict[str, Any], known: frozenset[str]) -> Mapping[str, Any]:
     if fields.keys() <= known:
         return EMPTY
     return {name: value for name, value in fields.items() if name not in known}
+
+
+def _known_of_endpoint(fields: dict[str, Any]) -> frozenset[str]:
+    """Return the names of the fields that do not go into `extra`."""
+    if "status" in fields and is_foreign_status(fields["status"]):
+        return _ENDPOINT_FIELDS_OF_THE_SEED
+    return ENDPOINT_FIELDS
 
 
 def _metadata(fields: dict[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from natsdisc.model import (
     Query,
     RemovalReason,
     Spec,
+    Status,
     Transport,
 )
 
@@ -80,7 +81,14 @@ model_specs = st.builds(ModelSpec, names, names, names, card=json_values, model_
 specs: st.SearchStrategy[Spec] = endpoint_specs | model_specs
 
 endpoint_instances = st.builds(
-    EndpointInstance, names, names, names, instance_ids, transport=transports, metadata=metadata
+    EndpointInstance,
+    names,
+    names,
+    names,
+    instance_ids,
+    transport=transports,
+    metadata=metadata,
+    status=st.sampled_from([Status.SERVING, *Status]),
 )
 model_instances = st.builds(
     ModelInstance, names, names, names, instance_ids, card=json_values, model_suffix=suffixes

@@ -27,7 +27,7 @@ _TODO = {
     Suspicion.SCHEDULE: "`natsdisc prune --foreign-schedules --yes` ends it; ask those who may publish there",
     Suspicion.NOT_A_LEASE: "`natsdisc prune --foreign-schedules --yes` ends it",
     Suspicion.FORGED: "end the schedule; an owner that is alive puts its entry back",
-    Suspicion.RUBBISH: "`natsdisc prune` with its path removes it, unless its owner does",
+    Suspicion.INVALID: "`natsdisc prune` with its path removes it, unless its owner does",
     Suspicion.STRANGER: "fine, if somebody writes there without natsdisc; its readers believe it",
     Suspicion.UNREADABLE: "readers skip it; an administrator can purge it with a wildcard",
 }

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from natsdisc import wire
-from natsdisc.balance import is_draining
-from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind
+from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind, Status
 from natsdisc.safe import safe, safe_json
 from natsdisc.store.jetstream.copies import Difference
 
@@ -31,7 +30,6 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-SERVING = "serving"
 
 
 def json_option(command: _F) -> _F:
@@ -62,11 +60,8 @@ def span_text(seconds: float) -> str:
 
 
 def status_of(instance: Instance) -> str:
-    """Return whether an instance takes work: `serving`, or why it takes none."""
-    status = getattr(instance, "status", None)
-    if status is not None and str(status) != SERVING:
-        return str(status)
-    return "draining" if is_draining(instance) else SERVING
+    """Return whether an instance takes work: `serving`, or why it takes none; model cards always do."""
+    return str(instance.status) if isinstance(instance, EndpointInstance) else str(Status.SERVING)
 
 
 def fields_of(instance: Instance) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def detail(instance: Instance) -> str:
     """Return an instance in a few words: the way to reach it and its status, or its model's name."""
     if isinstance(instance, EndpointInstance):
         status = status_of(instance)
-        mark = "" if status == SERVING else f"  {status}"
+        mark = "" if status == Status.SERVING else f"  {status}"
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
     return model_name(instance.card)
 
@@ -120,7 +115,7 @@ def rows_of(
     head = ["INSTANCE", "STATUS"]
     head += ["TRANSPORT", "ADDRESS", "METADATA"] if kind is Kind.ENDPOINT else ["MODEL", "CARD"]
     rows = [[safe(cell) for cell in _cells(instance)] for instance in instances]
-    if all(row[1] == SERVING for row in rows):
+    if all(row[1] == Status.SERVING for row in rows):
         for row in rows:
             row[1] = ""
     for title, texts in extra:

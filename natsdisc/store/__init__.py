@@ -7,18 +7,27 @@ revision is a number that grows with every write to a bucket.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from ..clock import Clock
-from ..errors import ConflictError, DiscoveryError
+from ..errors import DiscoveryError
 from ..model import RemovalReason
+from .records import (
+    UNTRUSTED,
+    Entry,
+    EntryExistsError,
+    Found,
+    Lease,
+    Restored,
+    SignedValue,
+    Valid,
+    Write,
+)
 
 __all__ = [
     "UNTRUSTED",
     "Bucket",
-    "Doubt",
     "Entry",
     "EntryExistsError",
     "Found",
@@ -26,101 +35,16 @@ __all__ = [
     "Lease",
     "Reader",
     "Restored",
+    "ResyncReason",
     "SignedValue",
     "Sink",
     "Store",
     "Valid",
+    "Write",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A live value and the revision that wrote it.
-
-    `updated` if that was a `Bucket.replace`, `leased` if it was written under a lease, then of `lease_ttl`
-    seconds (None when that is unknown). `owner` is the writer of a value without a lease, None otherwise.
-    `signature` is the header of a signed value; a value is not `trusted` if a store that checks signatures
-    does not believe it.
-    """
-
-    key: str
-    value: bytes
-    revision: int
-    updated: bool = False
-    leased: bool = False
-    lease_ttl: float | None = None
-    owner: str | None = None
-    signature: str | None = None
-    trusted: bool = True
-
-
-# Tells whether a value may lie under a key at all; a value that may not is nobody's.
-Valid: TypeAlias = Callable[[Entry], bool]
-
-
-class SignedValue(bytes):
-    """A value as a reader reports it to its sink, with the header that its writer signed."""
-
-    signature: str
-
-    def __new__(cls, value: bytes, signature: str) -> SignedValue:
-        signed = super().__new__(cls, value)
-        signed.signature = signature
-        return signed
-
-
-class _Untrusted(bytes):
-    """The mark in place of a value that is not believed."""
-
-    def __repr__(self) -> str:
-        return "UNTRUSTED"
-
-
-# Reported by a store that checks signatures, in place of a value. It decodes to no instance.
-UNTRUSTED = _Untrusted()
-
-
-class Found(StrEnum):
-    """The reason why a holder's revision was no longer the current one."""
-
-    SAME = "the value was there all the time"
-    UPDATED = "another client updated it"
-    OVERWRITTEN = "another client wrote something else in its place"
-    EXPIRED = "it had expired"
-    REMOVED = "another client removed it"
-    MISSING = "it was not there any more"
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """The entry after a `Bucket.restore`, and the reason why it was necessary."""
-
-    entry: Entry
-    found: Found
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What a heartbeat renews: `key` goes in `ttl` seconds, unless somebody wrote it after `revision`.
-
-    `owner` tells this holder from others of the same key.
-    """
-
-    key: str
-    revision: int
-    ttl: float
-    owner: str
-
-
-class EntryExistsError(ConflictError):
-    """A create found another value; `entry` is what lies there."""
-
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(f"another value lies under {entry.key}")
-        self.entry = entry
-
-
-class Doubt(StrEnum):
+class ResyncReason(StrEnum):
     """Why a reader takes a new snapshot."""
 
     GAP = "gap"  # messages are missing
@@ -155,7 +79,7 @@ class Sink(Protocol):
     def end(self) -> None:
         """The snapshot is complete: what it did not mention is not there."""
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
         """The reader may have missed something, or cannot see at the moment; a snapshot will follow."""
 
     def fail(self, error: DiscoveryError) -> None:
@@ -203,33 +127,14 @@ class Bucket(Protocol):
         Raises StoreUnavailableError when that took longer, PermissionDeniedError, and ClosedError at once.
         """
 
-    async def create(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> int:
-        """Write `value` where nothing is, under a lease of `ttl` seconds; return the new revision.
+    async def create(self, write: Write) -> int:
+        """Write a value where nothing is, with its lease; return the new revision.
 
-        The same value already there is success, and a value that is not `valid` is written over. A
-        `signature` is kept beside the value.
+        The same value already there is success, and a value that is not valid is written over.
         Raises EntryExistsError, PayloadTooLargeError.
         """
 
-    async def restore(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> Restored:
+    async def restore(self, write: Write) -> Restored:
         """`create` for a holder that lost its revision; return the entry that is there afterwards.
 
         A valid value that `replace` wrote is left, and taken as the owner's. Every other value is written
@@ -237,21 +142,11 @@ class Bucket(Protocol):
         Raises EntryExistsError for another owner's value, PayloadTooLargeError.
         """
 
-    async def replace(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        revision: int,
-        leased: bool,
-        lease_ttl: float | None = None,
-        owner: str | None = None,
-        signature: str | None = None,
-    ) -> int:
-        """Write `value` over `revision`, which has a lease (of `lease_ttl` seconds) or not.
+    async def replace(self, write: Write, *, revision: int) -> int:
+        """Write a value over `revision`, whose lease (or the want of one) stays; return the new revision.
 
-        Return the new revision. `owner` is the Entry's that is replaced. Raises ConflictError,
-        PayloadTooLargeError.
+        `write.ttl` and `write.owner` are those of the entry that is replaced.
+        Raises ConflictError, PayloadTooLargeError.
         """
 
     async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:

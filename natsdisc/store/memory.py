@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
 from ..model import RemovalReason
-from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, SignedValue, Sink, Valid
+from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, SignedValue, Sink, Write
 
 __all__ = ["MemoryStore"]
 
@@ -68,72 +68,43 @@ class MemoryBucket:
     async def ready(self, timeout: float) -> None:
         """Return at once: there is no connection to wait for."""
 
-    async def create(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> int:
+    async def create(self, write: Write) -> int:
         await asyncio.sleep(0)
-        existing = self._entries.get(key)
-        if existing is not None:
-            if valid is not None and not valid(existing):
-                existing = None
-            elif existing.value != value:
-                raise EntryExistsError(existing)
-        entry = existing or self._write(key, value, ttl, owner, signature)
-        self._set_lease(key, ttl, owner)
+        entry = self._entries.get(write.key)
+        if entry is None or not write.is_somebodys(entry):
+            entry = self._write(write)
+        elif entry.value != write.value:
+            raise EntryExistsError(entry)
+        self._set_lease(write.key, write.ttl, write.owner)
         return entry.revision
 
-    async def restore(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> Restored:
+    async def restore(self, write: Write) -> Restored:
         await asyncio.sleep(0)
+        key = write.key
         entry = self._entries.get(key)
         if entry is None:
             found = _FOUND.get(self._removed.get(key), Found.MISSING)
-        elif valid is not None and not valid(entry):
+        elif not write.is_somebodys(entry):
             found = Found.OVERWRITTEN
-        elif entry.value == value:
+        elif entry.value == write.value:
             found = Found.SAME
         else:
             found = Found.OVERWRITTEN
             held = self._leases.get(key)
             holder = held.owner if held is not None else entry.owner
-            if holder not in (None, owner):
+            if holder not in (None, write.owner):
                 raise EntryExistsError(entry)
             if entry.updated:
                 found = Found.UPDATED
         if entry is None or found is Found.OVERWRITTEN:
-            entry = self._write(key, value, ttl, owner, signature)
-        self._set_lease(key, ttl, owner)
+            entry = self._write(write)
+        self._set_lease(key, write.ttl, write.owner)
         return Restored(entry, found)
 
-    async def replace(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        revision: int,
-        leased: bool,
-        lease_ttl: float | None = None,
-        owner: str | None = None,
-        signature: str | None = None,
-    ) -> int:
+    async def replace(self, write: Write, *, revision: int) -> int:
         await asyncio.sleep(0)
-        self._check_fence(key, revision)
-        return self._write(key, value, lease_ttl, owner, signature, updated=True).revision
+        self._check_fence(write.key, revision)
+        return self._write(write, updated=True).revision
 
     def is_due(self, key: str) -> bool:
         return False
@@ -179,22 +150,25 @@ class MemoryBucket:
         if entry is None or entry.revision != revision:
             raise ConflictError(f"{key} is no longer at revision {revision}")
 
-    def _write(
-        self,
-        key: str,
-        value: bytes,
-        ttl: float | None,
-        owner: str | None,
-        signature: str | None = None,
-        *,
-        updated: bool = False,
-    ) -> Entry:
+    def _write(self, write: Write, *, updated: bool = False) -> Entry:
+        key, value, leased = write.key, write.value, write.ttl is not None
         if len(value) > _MAX_VALUE_BYTES:
-            raise PayloadTooLargeError(f"{key}: {len(value)} bytes, {_MAX_VALUE_BYTES} are allowed")
+            raise PayloadTooLargeError(
+                f"could not write {key} to bucket {self.name}: {len(value)} bytes, {_MAX_VALUE_BYTES} are "
+                "allowed; make the value smaller"
+            )
         self._revision += 1
         self._removed.pop(key, None)
-        owner = owner if ttl is None else None
-        entry = Entry(key, value, self._revision, updated, ttl is not None, ttl, owner, signature)
+        entry = Entry(
+            key,
+            value,
+            self._revision,
+            updated=updated,
+            leased=leased,
+            lease_ttl=write.ttl or None,
+            owner=None if leased else write.owner or None,
+            signature=write.signature,
+        )
         self._entries[key] = entry
         for reader in self._readers:
             reader.report_put([entry])

@@ -15,7 +15,7 @@ from ..clock import Clock
 from ..errors import ConflictError, DiscoveryError, InvalidValueError
 from ..replay import check_end, is_older
 from ..signing import Signature, Signer, Trust, UntrustedError
-from . import Entry, Found, Holder, Lease, Reader, Restored, Sink, Store, Valid
+from . import Entry, Found, Holder, Lease, Reader, Restored, Sink, Store, Write
 from .checked import CheckedReader, CheckedSink, Refused
 
 __all__ = ["SignedStore"]
@@ -113,89 +113,49 @@ class SignedBucket:
     async def ready(self, timeout: float) -> None:
         await self._bucket.ready(timeout)
 
-    async def create(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> int:
-        signed, trust = self._sign(key, value, owner, ttl), self._trust_at(key)
+    async def create(self, write: Write) -> int:
+        signed, trust = self._sign(write), self._trust_at(write.key)
 
         def is_somebodys(entry: Entry) -> bool:
             if trust is not None:
                 found = self._verified(trust, entry)
-                if found is None or (entry.value == value and found.owner != owner):
+                if found is None or (entry.value == write.value and found.owner != write.owner):
                     return False
-            return valid is None or valid(entry)
+            return write.is_somebodys(entry)
 
-        revision = await self._bucket.create(
-            key, value, ttl=ttl, owner=owner, valid=is_somebodys, signature=_text(signed)
-        )
-        self._note_own(key, signed)
+        revision = await self._bucket.create(replace(write, valid=is_somebodys, signature=_text(signed)))
+        self._note_own(write.key, signed)
         return revision
 
-    async def restore(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        ttl: float | None,
-        owner: str,
-        valid: Valid | None = None,
-        signature: str | None = None,
-    ) -> Restored:
-        own, trust = self._own.get(key), self._trust_at(key)
-        signed = self._sign(key, value, owner, ttl)
+    async def restore(self, write: Write) -> Restored:
+        own, trust = self._own.get(write.key), self._trust_at(write.key)
+        signed = self._sign(write)
 
         def is_somebodys(entry: Entry) -> bool:
             if trust is not None:
-                found, same = self._verified(trust, entry), entry.value == value
-                if found is None or (same and found.owner != owner):
+                found, same = self._verified(trust, entry), entry.value == write.value
+                if found is None or (same and found.owner != write.owner):
                     return False
                 # A value that was signed before ours is a replay, and so is a different one that is as old.
                 if own is not None and is_older(found, own.owner, own.time, own.time, or_as_old=not same):
                     return False
-            return valid is None or valid(entry)
+            return write.is_somebodys(entry)
 
-        restored = await self._bucket.restore(
-            key, value, ttl=ttl, owner=owner, valid=is_somebodys, signature=_text(signed)
-        )
+        restored = await self._bucket.restore(replace(write, valid=is_somebodys, signature=_text(signed)))
         if trust is not None:
             lies_there = restored.found in (Found.SAME, Found.UPDATED)
-            self._note_own(key, self._verified(trust, restored.entry) if lies_there else signed)
+            self._note_own(write.key, self._verified(trust, restored.entry) if lies_there else signed)
         return restored
 
-    async def replace(
-        self,
-        key: str,
-        value: bytes,
-        *,
-        revision: int,
-        leased: bool,
-        lease_ttl: float | None = None,
-        owner: str | None = None,
-        signature: str | None = None,
-    ) -> int:
-        own = self._own.get(key)
-        if own is not None and own.owner == owner:
-            signed = self._sign(key, value, owner, lease_ttl if leased else None)
+    async def replace(self, write: Write, *, revision: int) -> int:
+        own = self._own.get(write.key)
+        if own is not None and own.owner == write.owner:
+            signed = self._sign(write)
         else:
-            own, signed = None, await self._signed_for_its_owner(key, value, revision)
-        revision = await self._bucket.replace(
-            key,
-            value,
-            revision=revision,
-            leased=leased,
-            lease_ttl=lease_ttl,
-            owner=owner,
-            signature=_text(signed),
-        )
+            own, signed = None, await self._signed_for_its_owner(write.key, write.value, revision)
+        revision = await self._bucket.replace(replace(write, signature=_text(signed)), revision=revision)
         if own is not None:
-            self._note_own(key, signed)
+            self._note_own(write.key, signed)
         return revision
 
     async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
@@ -227,15 +187,16 @@ class SignedBucket:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bucket, name)
 
-    def _sign(self, key: str, value: bytes, owner: str, ttl: float | None) -> Signature | None:
+    def _sign(self, write: Write) -> Signature | None:
         """Return the signature of a registration of our own; raises InvalidValueError for one in vain."""
+        key, ttl = write.key, write.ttl
         self._check_signer(key)
         if self._signer is None:
             return None
         own = self._own.get(key)
         signed_at = self._signer.next_time(self._wall(), after=own.time if own is not None else 0)
         until = 0 if ttl is None else signed_at + int(max(_VALIDITY, _TTLS * ttl) * 1000)
-        return self._signer.sign(self.name, key, value, owner=owner, time=signed_at, until=until)
+        return self._signer.sign(self.name, key, write.value, owner=write.owner, time=signed_at, until=until)
 
     async def _signed_for_its_owner(self, key: str, value: bytes, revision: int) -> Signature | None:
         """Return the signature of an update of another process's registration.

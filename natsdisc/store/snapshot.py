@@ -12,7 +12,7 @@ from ..errors import (
     UnsupportedServerError,
 )
 from ..model import RemovalReason
-from . import Bucket, Doubt
+from . import Bucket, ResyncReason
 
 __all__ = ["read"]
 
@@ -66,7 +66,7 @@ class _Snapshot:
         if not self.done.done():
             self.done.set_result(None)
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
         self.trouble = error
         # A watch waits until somebody puts right what is refused or unusable; a look tells of it at once.
         if isinstance(error, (PermissionDeniedError, UnsupportedServerError)):

@@ -19,6 +19,7 @@ import natsdisc
 from natsdisc import EndpointSpec, Signer, Transport, Trust, endpoints, wire
 from natsdisc.keys import key_of
 from natsdisc.server import NatsServer
+from natsdisc.store import Write
 
 ROUNDS = 5
 # As many as a bucket sends at once.
@@ -63,7 +64,7 @@ async def register(discovery: natsdisc.Discovery, count: int) -> tuple[float, fl
     for at in range(0, count, TOGETHER):
         some = instances[at : at + TOGETHER]
         await asyncio.gather(
-            *(bucket.create(key_of(one.id), wire.dumps(one), ttl=None, owner="bench") for one in some)
+            *(bucket.create(Write(key_of(one.id), wire.dumps(one), owner="bench")) for one in some)
         )
     return timer.took()
 

@@ -27,6 +27,7 @@ from natsdisc import (
     endpoints,
     models,
 )
+from natsdisc.store import Write
 
 from .conftest import Registry
 
@@ -307,21 +308,21 @@ async def test_rubbish_is_skipped_counted_and_warned_about_once_a_key(
 ) -> None:
     bucket = (await registry.store()).bucket("v1_instances")
     for key, value in RUBBISH.items():
-        await bucket.create(key, value, ttl=None, owner="foreign")
+        await bucket.create(Write(key, value, owner="foreign"))
     discovery = await registry.join()
     with caplog.at_level(logging.WARNING, "natsdisc"):
         async with discovery.list_and_watch(endpoints()) as events:
             await events.synced()
             mine = await discovery.register(endpoint(name="good"))
             assert await next_event(events) == Added(mine)
-            await bucket.create("ns.comp.ep.8", b"late rubbish", ttl=None, owner="foreign")
+            await bucket.create(Write("ns.comp.ep.8", b"late rubbish", owner="foreign"))
             another = await discovery.register(endpoint(name="better"))
             assert await next_event(events) == Added(another)
         assert await discovery.list(endpoints()) == [another, mine]
     skipped = [record.getMessage() for record in caplog.records if "skipping" in record.getMessage()]
     assert len(skipped) == len(RUBBISH) + 1
     assert all(any(f"skipping {key} in" in message for message in skipped) for key in RUBBISH)
-    assert discovery.stats().rubbish == 2 * (len(RUBBISH) + 1)
+    assert discovery.stats().invalid == 2 * (len(RUBBISH) + 1)
 
 
 # Bad input: an error of its own, and nothing half done.

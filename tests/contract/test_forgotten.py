@@ -31,6 +31,7 @@ from natsdisc import (
     models,
 )
 from natsdisc.balance import Random
+from natsdisc.store import Write
 from tests.rig import eventually
 
 from .conftest import Registry
@@ -214,7 +215,7 @@ class TestErrorsSayWhatIsThere:
 class TestLogFloods:
     """A writer who may write anything must not fill the log."""
 
-    @pytest.mark.parametrize("what", ["rubbish", "forged"])
+    @pytest.mark.parametrize("what", ["invalid", "forged"])
     async def test_of_what_others_write(self, caplog: pytest.LogCaptureFixture, what: str) -> None:
         caplog.set_level(logging.INFO)
         store = MemoryStore(clock=(clock := ManualClock()))
@@ -223,8 +224,8 @@ class TestLogFloods:
             reader = view._feed
 
             def write(key: str) -> None:
-                if what == "rubbish":
-                    bucket._write(key, b"rubbish", None, "somebody")
+                if what == "invalid":
+                    bucket._write(Write(key, b"rubbish", owner="somebody"))
                 else:
                     reader.keep(key)
 
@@ -233,7 +234,7 @@ class TestLogFloods:
             for number in range(3_000):
                 write(f"ns.comp.ep.{number + 2:x}")
             await clock.advance(0)
-            counted = client.stats().rubbish if what == "rubbish" else client.stats().forged
+            counted = client.stats().invalid if what == "invalid" else client.stats().forged
             assert counted == 5_000
             lines = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == what]
             assert len(lines) == 100
@@ -245,7 +246,7 @@ class TestLogFloods:
             [summed] = [r for r in caplog.records if r.__dict__["natsdisc_event"] == "notices_left_out"]
             assert summed.__dict__["natsdisc_count"] == 2_901
 
-    @pytest.mark.parametrize("what", ["rubbish", "forged"])
+    @pytest.mark.parametrize("what", ["invalid", "forged"])
     async def test_of_what_others_write_on_a_server(
         self, caplog: pytest.LogCaptureFixture, nats_url: str, what: str
     ) -> None:
@@ -279,7 +280,7 @@ class TestLogFloods:
                 await view.wait_for(0)
             for view in views:
                 view._feed.stale(
-                    natsdisc.store.Doubt.SILENCE, natsdisc.StoreUnavailableError("nothing heard")
+                    natsdisc.store.ResyncReason.SILENCE, natsdisc.StoreUnavailableError("nothing heard")
                 )
             for view in views:
                 view._feed.begin()
@@ -336,4 +337,4 @@ class TestNothingEndsTheRest:
             mine = await service.register(spec("good"))
             assert await anext(events) == Added(mine)
             assert await client.list(endpoints()) == [mine]
-        assert client.stats().rubbish >= 2
+        assert client.stats().invalid >= 2

@@ -22,6 +22,7 @@ from natsdisc import (
     RemovalReason,
     Removed,
     State,
+    Status,
     Transport,
     endpoints,
     models,
@@ -29,7 +30,7 @@ from natsdisc import (
 )
 from natsdisc.errors import ConflictError, DiscoveryError, InvalidValueError
 from natsdisc.lease import MAX_TTL
-from natsdisc.store import Lease
+from natsdisc.store import Lease, Write
 from tests.rig import eventually
 
 from .conftest import Registry
@@ -69,9 +70,7 @@ class TestValuesOfNobody:
         [held] = service.registrations
         bucket = (await registry.store()).bucket(BUCKET)
         for number in range(1, 4):
-            await bucket.replace(
-                held._key, NOBODYS[what](mine), revision=held.revision, leased=True, lease_ttl=1.0
-            )
+            await bucket.replace(Write(held._key, NOBODYS[what](mine), 1.0), revision=held.revision)
             await eventually(lambda: service.stats().reregistrations == number)  # noqa: B023
             assert await client.list(endpoints()) == [mine]
         beats = service.stats().renewals.count
@@ -82,7 +81,7 @@ class TestValuesOfNobody:
 
     async def test_one_that_is_there_first_is_written_over(self, registry: Registry) -> None:
         bucket = (await registry.store()).bucket(BUCKET)
-        await bucket.create("ns.comp.ep.1", b"rubbish", ttl=None, owner="foreign")
+        await bucket.create(Write("ns.comp.ep.1", b"rubbish", owner="foreign"))
         service = await registry.join(instance_id=1, lease_ttl=1)
         mine = await service.register(spec())
         assert await service.list(endpoints()) == [mine]
@@ -92,7 +91,7 @@ class TestValuesOfNobody:
         mine = await service.register(spec())
         bucket = (await registry.store()).bucket(BUCKET)
         await bucket.delete("ns.comp.ep.1", revision=None)
-        await bucket.create("ns.comp.ep.1", b"rubbish", ttl=60.0, owner="foreign")
+        await bucket.create(Write("ns.comp.ep.1", b"rubbish", 60.0, "foreign"))
         await eventually(lambda: service.stats().reregistrations)
         assert service.registrations[0].state is State.ACTIVE
         assert await service.list(endpoints()) == [mine]
@@ -101,13 +100,8 @@ class TestValuesOfNobody:
         service = await registry.join(instance_id=1, lease_ttl=60)
         mine = await service.register(spec())
         bucket = (await registry.store()).bucket(BUCKET)
-        await bucket.replace(
-            "ns.comp.ep.1",
-            b"rubbish",
-            revision=service.registrations[0].revision,
-            leased=True,
-            lease_ttl=60.0,
-        )
+        revision = service.registrations[0].revision
+        await bucket.replace(Write("ns.comp.ep.1", b"rubbish", 60.0), revision=revision)
         await service.unregister(mine)
         assert await bucket.get("ns.comp.ep.1") is None
 
@@ -120,8 +114,8 @@ class TestValuesOfNobody:
         found = await bucket.get("ns.comp.ep.1")
         assert found is not None
         await bucket.delete("ns.comp.ep.1", revision=None)
-        revision = await bucket.create("ns.comp.ep.1", b"x", ttl=None, owner="foreign")
-        await bucket.replace("ns.comp.ep.1", theirs, revision=revision, leased=False)
+        revision = await bucket.create(Write("ns.comp.ep.1", b"x", owner="foreign"))
+        await bucket.replace(Write("ns.comp.ep.1", theirs), revision=revision)
         await eventually(lambda: service.stats().reregistrations)
         assert service.registrations[0].state is State.ACTIVE
 
@@ -144,7 +138,7 @@ class TestUpdates:
             *(service.drain(mine) for _ in range(10)), service.update(mine, metadata={"b": 1})
         )
         [now] = await service.list(endpoints())
-        assert now.metadata == {"b": 1} or now.metadata == {"b": 1, "draining": True}
+        assert now == dataclasses.replace(mine, metadata={"b": 1}, status=Status.DRAINING)
         assert service.registrations[0].instance == now
 
     @pytest.mark.parametrize("ttl", [None, 60])
@@ -187,7 +181,8 @@ class TestUpdates:
         await operator.drain(mine)
         await service.update(mine, transport=Transport.nats("two"))
         [now] = await operator.list(endpoints())
-        assert (now.metadata, now.transport.address) == ({"zone": "z", "draining": True}, "two")
+        assert (now.metadata, now.transport.address) == ({"zone": "z"}, "two")
+        assert now.status is Status.DRAINING
         [told] = await eventually(lambda: lines(caplog, "drained_by_another"))
         assert told.levelno == logging.INFO
         assert not lines(caplog, "recovering")
@@ -228,7 +223,7 @@ class TestUpdates:
             b'{ "namespace":"ns", "type":"Endpoint", "device_type":"cuda", "instance_id":7, '
             b'"component":"comp", "transport":{"tcp":"host:1"}, "endpoint":"ep", "codec":{"a":[1]} }'
         )
-        await bucket.create("ns.comp.ep.7", value, ttl=None, owner="foreign")
+        await bucket.create(Write("ns.comp.ep.7", value, owner="foreign"))
         operator = await registry.join()
         [found] = await operator.list(endpoints())
         assert found.extra == {"device_type": "cuda", "codec": {"a": [1]}}
@@ -239,7 +234,7 @@ class TestUpdates:
         assert entry is not None
         assert entry.value == (
             b'{"type":"Endpoint","component":"comp","endpoint":"ep","namespace":"ns","instance_id":7,'
-            b'"transport":{"tcp":"host:2"},"metadata":{"draining":true},"device_type":"cuda","codec":{"a":[1]}}'
+            b'"transport":{"tcp":"host:2"},"status":"draining","device_type":"cuda","codec":{"a":[1]}}'
         )
         with pytest.raises(ConflictError, match="another value"):
             await operator.update(found, transport=Transport.tcp("host:3"))
@@ -250,7 +245,7 @@ class TestUpdates:
         [held] = service.registrations
         bucket = (await registry.store()).bucket(BUCKET)
         newer = dataclasses.replace(mine, extra={"device_type": "cuda"})
-        await bucket.replace(held._key, wire.dumps(newer), revision=held.revision, leased=True, lease_ttl=1.0)
+        await bucket.replace(Write(held._key, wire.dumps(newer), 1.0), revision=held.revision)
         moved = await service.update(mine, transport=Transport.nats("two"))
         assert moved == dataclasses.replace(newer, transport=Transport.nats("two"))
         assert await client.list(endpoints()) == [moved]
@@ -475,7 +470,7 @@ async def test_a_watcher_sees_no_more_than_a_gap_of_rubbish(registry: Registry) 
     async with client.list_and_watch(endpoints()) as events:
         async with asyncio.timeout(10):
             assert await anext(events) == Added(mine)
-            await bucket.replace(held._key, b"rubbish", revision=held.revision, leased=True, lease_ttl=1.0)
+            await bucket.replace(Write(held._key, b"rubbish", 1.0), revision=held.revision)
             await eventually(lambda: service.stats().reregistrations)
             await service.unregister(mine)
             assert await anext(events) == Removed(mine.id, RemovalReason.UNREGISTERED)

@@ -170,7 +170,7 @@ async def test_a_failing_on_lost_breaks_nothing(registry: Registry, caplog: pyte
 async def test_what_another_client_updated_is_kept(registry: Registry) -> None:
     service, client = await registry.join(lease_ttl=1), await registry.join()
     mine = await service.register(spec())
-    theirs = await client.update(mine, metadata={"draining": True})
+    theirs = await client.drain(mine)
     await eventually(lambda: service.registrations[0].instance == theirs)
     assert service.registrations[0].state is State.ACTIVE
     beats = service.stats().heartbeats
@@ -183,7 +183,7 @@ async def test_what_another_client_updated_is_kept(registry: Registry) -> None:
 async def test_unregistering_what_another_client_just_updated(registry: Registry) -> None:
     service, client = await registry.join(), await registry.join()
     mine = await service.register(spec())
-    await client.update(mine, metadata={"draining": True})
+    await client.drain(mine)
     await service.unregister(mine)
     assert await client.list(endpoints()) == []
 

@@ -28,7 +28,7 @@ from natsdisc import (
 )
 from natsdisc.errors import AlreadyRegisteredError, ConflictError, InvalidValueError
 from natsdisc.keys import key_of
-from natsdisc.store import Entry, Store
+from natsdisc.store import Entry, Store, Write
 from natsdisc.store.signed import SignedStore
 from natsdisc.testing import crash
 from tests.rig import eventually
@@ -70,9 +70,7 @@ async def entry_of(store: Store, instance: natsdisc.Instance) -> Entry:
 async def write_over(store: Store, instance: EndpointInstance, value: bytes, signature: str | None) -> None:
     """As an operator of the registry may who has no key."""
     bucket, entry = store.bucket(BUCKET), await entry_of(store, instance)
-    await bucket.replace(
-        entry.key, value, revision=entry.revision, leased=True, lease_ttl=1.0, signature=signature
-    )
+    await bucket.replace(Write(entry.key, value, 1.0, signature=signature), revision=entry.revision)
 
 
 def lines(caplog: pytest.LogCaptureFixture, event: str) -> list[logging.LogRecord]:
@@ -111,7 +109,7 @@ async def test_what_is_signed_is_seen_and_what_is_not_is_not(
         assert (await anext(events)).instance == mine  # type: ignore[union-attr]
     assert len(await everybody.list(endpoints())) == 4
     assert client.stats().untrusted == 6  # three by the feed, three by the list
-    assert client.stats().rubbish == 0
+    assert client.stats().invalid == 0
     told = {record.getMessage() for record in lines(caplog, "untrusted")}
     assert len(told) == 3
     for instance, reason in (
@@ -284,9 +282,7 @@ async def test_a_value_does_not_come_back_after_its_removal(registry: Registry) 
         await service.unregister(mine)
         await eventually(lambda: len(view) == 0, PATIENCE)
         seen = Seen(view)
-        await store.bucket(BUCKET).create(
-            entry.key, entry.value, ttl=None, owner="x", signature=entry.signature
-        )
+        await store.bucket(BUCKET).create(Write(entry.key, entry.value, owner="x", signature=entry.signature))
         await eventually(lambda: client.stats().untrusted == 1, PATIENCE)
         assert (seen.events, view.instances) == ([], ())
 
@@ -408,7 +404,7 @@ async def test_a_signature_is_made_again_before_it_ends(registry: Registry) -> N
             await crash(service)
             await eventually(lambda: len(view) == 0, PATIENCE)
             await store.bucket(BUCKET).create(
-                last.key, last.value, ttl=None, owner="x", signature=last.signature
+                Write(last.key, last.value, owner="x", signature=last.signature)
             )
             assert await client.list(endpoints()) == [mine]
             wall.now += 3_700
@@ -433,7 +429,7 @@ async def test_an_instance_whose_signature_has_ended_is_missing() -> None:
     mine = spec().with_instance_id(7)
     key, value, now = key_of(mine.id), wire.dumps(mine), int(wall.now * 1000)
     signature = SIGNER.sign(BUCKET, key, value, owner="dead", time=now, until=now + 3_600_000)
-    await store.bucket(BUCKET).create(key, value, ttl=None, owner="x", signature=str(signature))
+    await store.bucket(BUCKET).create(Write(key, value, owner="x", signature=str(signature)))
     async with natsdisc.Discovery(signed) as client, client.view(endpoints()) as view:
         await view.wait_for(1, timeout=PATIENCE)
         seen = Seen(view)

@@ -22,6 +22,7 @@ from natsdisc import (
 )
 from natsdisc.keys import key_of
 from natsdisc.server import NatsServer
+from natsdisc.store import Write
 from natsdisc.testing import crash
 from tests.rig import eventually
 
@@ -40,7 +41,7 @@ async def write_over(discovery: natsdisc.Discovery, instance: EndpointInstance, 
     """As any KV client may."""
     bucket: Any = discovery._store.bucket("v1_instances")
     if isinstance(discovery._store, MemoryStore):
-        bucket._write(key_of(instance.id), value, None, "somebody")
+        bucket._write(Write(key_of(instance.id), value, owner="somebody"))
         return
     subject = bucket._stream.subject_prefix + key_of(instance.id)
     await (await bucket._api.publish(subject, value, {})).sequence()
@@ -59,13 +60,13 @@ async def test_no_view_loses_an_instance_whose_owner_lives(
         for number in range(3):
             value = b"rubbish" if what == "rubbish" else of_another(mine)
             await write_over(foreign, mine, value)
-            await eventually(lambda: client.stats().rubbish > number, PATIENCE)  # noqa: B023
+            await eventually(lambda: client.stats().invalid > number, PATIENCE)  # noqa: B023
             assert view.instances == (mine,)
             again = number + 1
             await eventually(lambda: service.stats().reregistrations >= again, PATIENCE)  # noqa: B023
         assert view.instances == (mine,)
         assert heard == []
-    warnings = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == "rubbish"]
+    warnings = [record for record in caplog.records if record.__dict__.get("natsdisc_event") == "invalid"]
     assert [record.levelno for record in warnings] == [logging.WARNING]
 
 
@@ -128,10 +129,10 @@ async def test_a_new_snapshot_keeps_it_and_the_time_runs_on() -> None:
             heard: list[natsdisc.Event] = []
             view.subscribe(heard.append)
             await write_over(service, mine, b"rubbish")
-            await eventually(lambda: client.stats().rubbish, PATIENCE)
+            await eventually(lambda: client.stats().invalid, PATIENCE)
             since = asyncio.get_running_loop().time()
             await asyncio.to_thread(server.restart)
-            await eventually(lambda: client.stats().rubbish > 1 and view.age < 2, PATIENCE)
+            await eventually(lambda: client.stats().invalid > 1 and view.age < 2, PATIENCE)
             assert view.instances == (mine,)
             await eventually(lambda: heard, 2 * PATIENCE)
             assert heard == [Removed(mine.id, RemovalReason.MISSING)]

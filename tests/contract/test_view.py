@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from natsdisc import (
     NoInstanceError,
     RemovalReason,
     Removed,
+    Status,
     Transport,
     View,
     endpoints,
@@ -791,8 +793,7 @@ class TestDraining:
         two = await service.register(spec("b"))
         async with client.view(endpoints()) as view:
             draining = await service.drain(one)
-            assert draining.metadata == {"zone": "z", "draining": True}
-            assert draining.transport == one.transport
+            assert draining == dataclasses.replace(one, status=Status.DRAINING)
             await until(lambda: view.get(one.id) == draining)
             assert view.instances == (draining, two)
             assert {view.pick() for _ in range(4)} == {two}
@@ -802,9 +803,10 @@ class TestDraining:
             await service.unregister(two)
             await until(lambda: len(view) == 1)
             assert view.pick() == draining  # and it serves alone
-            back = await service.update(draining, metadata={})
-            await until(lambda: view.pick() == back)
-        assert [r.instance for r in service.registrations] == [back]
+            changed = await service.update(draining, metadata={})
+            assert changed.status is Status.DRAINING  # an update cancels no drain
+            await until(lambda: view.pick() == changed)
+        assert [r.instance for r in service.registrations] == [changed]
 
     async def test_draining_twice(self, registry: Registry) -> None:
         service = await registry.join()
@@ -823,7 +825,8 @@ class TestDraining:
         await until(lambda: service.stats().heartbeats > beats + 4)
         assert await operator.list(endpoints()) == [draining]
         assert [r.state for r in service.registrations] == [natsdisc.State.ACTIVE]
-        again = await service.update(one, metadata={**draining.metadata, "more": 1})
+        again = await service.update(one, metadata={"more": 1})
+        assert again == dataclasses.replace(draining, metadata={"more": 1})
         assert await operator.list(endpoints()) == [again]
 
     async def test_of_something_that_is_not_there(self, registry: Registry) -> None:
@@ -883,8 +886,8 @@ class TestDraining:
 def described(event: natsdisc.Event) -> tuple[str, bool]:
     """Who, and whether it is (still) there and draining."""
     match event:
-        case Added(EndpointInstance(metadata=metadata) as instance):
-            return str(instance.id), bool(metadata["draining"])
+        case Added(EndpointInstance(status=status) as instance):
+            return str(instance.id), status is Status.DRAINING
         case Removed(id):
             return str(id), False
     raise AssertionError(event)

@@ -26,6 +26,7 @@ from natsdisc import (
     ManualClock,
     MemoryStore,
     NoInstanceError,
+    Status,
     Transport,
     View,
     endpoints,
@@ -136,13 +137,12 @@ class Processes(RuleBasedStateMachine):
             reported.pop(instance.id, None)  # when it comes back it is new
 
     @precondition(lambda self: self.truth)
-    @rule(who=anybody, weight=st.integers(0, 3), zone=zones, draining=st.booleans())
-    def update(self, who: int, weight: int, zone: str, draining: bool) -> None:
+    @rule(who=anybody, weight=st.integers(0, 3), zone=zones)
+    def update(self, who: int, weight: int, zone: str) -> None:
         instance = self.chosen(who)
         metadata: dict[str, Any] = {
             "weight": weight,
             "zone": zone,
-            **({"draining": True} if draining else {}),
         }
         self.changed(self.run(self.owner(instance).update(instance, metadata=metadata)))
 
@@ -226,7 +226,7 @@ class Processes(RuleBasedStateMachine):
                 picked = {view.pick().id for _ in range(2 * len(view))}
                 picked |= {view.pick(key).id for key in KEYS}
             assert picked <= {instance.id for instance in view}
-            serving = {id for id, one in self.expected(number).items() if "draining" not in one.metadata}
+            serving = {id for id, one in self.expected(number).items() if one.status is Status.SERVING}
             available = {id for id in serving if self.is_surely_back(number, id)}
             if available:
                 assert picked <= serving | self.dying.keys()

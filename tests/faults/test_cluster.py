@@ -56,7 +56,7 @@ async def caught_up(fleet: Fleet) -> None:
 
 def node_of(fleet: Fleet, cluster: Cluster) -> NatsServer:
     """The node that this process's first watcher, and so some of the others, is connected to."""
-    client = fleet.watching[0]._store._link.connection  # type: ignore[attr-defined]
+    client = fleet.watching[0]._store._requester.connection  # type: ignore[attr-defined]
     [node] = [node for node in cluster.nodes if node.port == client.connected_url.port]
     return node
 

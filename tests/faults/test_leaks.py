@@ -87,7 +87,7 @@ async def test_watches_leave_no_consumer_and_no_task() -> None:
             await plain.put(foreign(number))
         await closed(discovery, endpoints())
         await closed(discovery, models())
-        link = discovery._store._link  # type: ignore[attr-defined]
+        link = discovery._store._requester  # type: ignore[attr-defined]
         before, listeners = asyncio.all_tasks(), link.listeners
         for batch in range(0, WATCHES, AT_ONCE):
             async with asyncio.TaskGroup() as group:

@@ -17,7 +17,7 @@ from tests.rig import eventually
 from .kit import DEADLINE, Fleet, Follower, Plain, foreign
 from .proxy import Direction, Proxy
 
-STALLED = 8.0  # two pings of a connection of ours, and longer than the 3 s of silence that make doubt
+STALLED = 8.0  # two pings of a connection of ours, and longer than the 3 s of silence that make a watch stale
 
 
 async def test_a_link_that_is_cut() -> None:

@@ -49,7 +49,7 @@ class Buffers:
         self.messages: int = 0
         self.bytes: int = 0
         self._follower = follower
-        self._client = follower.discovery._store._link.connection  # type: ignore[attr-defined]
+        self._client = follower.discovery._store._requester.connection  # type: ignore[attr-defined]
 
     def look(self) -> None:
         self.changes = max(self.changes, len(self._follower.watch._inbox._backlog))
@@ -102,7 +102,7 @@ async def test_a_slow_application_loses_nothing(
         assert not follower.problems
         assert {instance.id: instance for instance in await discovery.list(endpoints())} == last
         # The connection was kept, and what else goes over it was not hurt.
-        assert discovery._store._link.breaks == 0  # type: ignore[attr-defined]
+        assert discovery._store._requester.breaks == 0  # type: ignore[attr-defined]
         answer = await system.client.request("$SYS.REQ.SERVER.PING.STATSZ", timeout=5)
         assert json.loads(answer.data)["statsz"]["slow_consumers"] == 0
         assert discovery.stats().resyncs == {}

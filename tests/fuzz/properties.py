@@ -15,11 +15,11 @@ from natsdisc import entry, keys, wire
 from natsdisc.errors import DiscoveryError, InvalidValueError
 from natsdisc.fold import UNREADABLE_KEPT, Change, Fold
 from natsdisc.model import Added, EndpointInstance, Instance, Kind, RemovalReason, Transport
-from natsdisc.store import Doubt
+from natsdisc.store import ResyncReason
 from natsdisc.store.jetstream.api import JetStreamApi
 from natsdisc.store.jetstream.delivery import Delivery
-from natsdisc.store.jetstream.link import Link
 from natsdisc.store.jetstream.messages import FORGED, parse_headers, removal
+from natsdisc.store.jetstream.requester import Requester
 from natsdisc.store.jetstream.servertime import ServerTime
 from natsdisc.store.jetstream.stream import Stream
 from natsdisc.store.jetstream.stream_config import StreamOptions
@@ -156,8 +156,8 @@ class Picture:
     def end(self) -> None:
         self.fold.end(self.now)
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        raise AssertionError(doubt)
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        raise AssertionError(reason)
 
     def fail(self, error: DiscoveryError) -> None:
         raise AssertionError(error)
@@ -221,7 +221,7 @@ def _decoded(key: str, value: bytes) -> Instance | None:
 
 def _picture_of(stream: bytes, cuts: list[int], counted: int) -> Picture:
     async def follow() -> Picture:
-        bucket = Stream(JetStreamApi(Link(Client())), "v1_instances", StreamOptions(), ServerTime())
+        bucket = Stream(JetStreamApi(Requester(Client())), "v1_instances", StreamOptions(), ServerTime())
         answers: list[str] = []
         picture, wake = Picture(), asyncio.Event()
         delivery = Delivery(bucket, "$KV.v1_instances.ns.comp.>", "reader", picture, wake, answers.append)
@@ -231,7 +231,7 @@ def _picture_of(stream: bytes, cuts: list[int], counted: int) -> Picture:
         delivery.expect(counted)
         await connection.feed(stream, cuts)
         assert delivery.bug is None
-        assert delivery.doubt is None
+        assert delivery.resync is None
         assert all(answer.startswith("$JS.FC.") for answer in answers)
         assert not connection.parser.buf
         return picture

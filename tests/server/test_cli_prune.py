@@ -199,8 +199,8 @@ def spoil(server: NatsServer) -> dict[str, str]:
         f"{lease}.rubbish": "not a lease: ",
         f"$NATSDISC.LEASE.{BUCKET}.shop.\ufffd\ufffd": "unreadable name: ",
         f"{key}.shop.schedule": "foreign schedule: ",
-        f"{key}.shop.rubbish": "rubbish: ",
-        f"{key}.shop.answer": "rubbish: ",
+        f"{key}.shop.rubbish": "invalid: ",
+        f"{key}.shop.answer": "invalid: ",
         f"{key}.s.t.r.5": "not written by natsdisc: ",
         f"{key}.shop.forged": "written by a foreign schedule: ",
     }
@@ -293,7 +293,7 @@ async def test_an_audit_is_bounded(server: NatsServer, shell: Shell) -> None:
             raw.publish(f"$KV.{BUCKET}.{'x' * 300}.{number}", b"x" * 1000)
         raw.sync()
     outcome = await shell.run("doctor", "--audit")
-    lines = [line for line in outcome.out.splitlines() if line.startswith("note") and "rubbish" in line]
+    lines = [line for line in outcome.out.splitlines() if line.startswith("note") and "invalid" in line]
     assert len(lines) == 11
     assert "190 more" in lines[-1]
     assert max(map(len, outcome.out.splitlines())) < 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -230,7 +231,7 @@ async def test_draining_when_stopped(
         marked = await anext(events)
         assert isinstance(marked, natsdisc.Added)
         assert isinstance(marked.instance, natsdisc.EndpointInstance)
-        assert marked.instance.metadata["draining"] is True
+        assert marked.instance.status is natsdisc.Status.DRAINING
         assert process.returncode is None
         process.terminate()
         removed = await anext(events)
@@ -249,7 +250,7 @@ async def test_it_drains_unless_told_otherwise(
         marked = await anext(events)
         assert isinstance(marked, natsdisc.Added)
         assert isinstance(marked.instance, natsdisc.EndpointInstance)
-        assert marked.instance.metadata == {"draining": True}
+        assert marked.instance.status is natsdisc.Status.DRAINING
         assert await anext(events) == natsdisc.Removed(
             marked.instance.id, natsdisc.RemovalReason.UNREGISTERED
         )
@@ -297,7 +298,7 @@ async def test_a_path_that_means_two_things(shell: Shell, registry: list[str], d
     assert len(await discovery.list(endpoints())) == 2
     assert (await shell.run("drain", "a", "b/c", "e", "--id", "1f", *registry)).code == 0
     [marked] = await discovery.list(endpoints("a"))
-    assert marked.metadata == {"draining": True}
+    assert marked.status is natsdisc.Status.DRAINING
     assert (await shell.run("unregister", "a/b", "c", "e", "--id", "1f", *registry)).code == 0
 
 
@@ -325,7 +326,7 @@ async def test_drain_marks_what_another_process_holds(
         marked = await anext(events)
     assert isinstance(marked, natsdisc.Added)
     assert isinstance(marked.instance, natsdisc.EndpointInstance)
-    assert marked.instance.metadata == {"weight": 3, "draining": True}
+    assert marked.instance == dataclasses.replace(mine, status=natsdisc.Status.DRAINING)
 
 
 async def test_what_is_taken_out_or_marked_as_json(
@@ -333,7 +334,7 @@ async def test_what_is_taken_out_or_marked_as_json(
 ) -> None:
     mine = await discovery.register(spec(), lease_ttl=None)
     [marked] = json.loads((await shell.run("drain", str(mine.id), "--json", *registry)).out)
-    assert marked == {**json.loads(natsdisc.wire.dumps(mine)), "metadata": {"draining": True}}
+    assert marked == {**json.loads(natsdisc.wire.dumps(mine)), "status": "draining"}
     taken = await shell.run("unregister", str(mine.id), "--json", *registry)
     assert json.loads(taken.out) == [marked]
     assert await discovery.list(endpoints()) == []
@@ -341,7 +342,7 @@ async def test_what_is_taken_out_or_marked_as_json(
 
 async def test_tree(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec())
-    await discovery.register(spec("pay", draining=True))
+    await discovery.drain(await discovery.register(spec("pay")))
     await discovery.register(EndpointSpec("other", "c", "e", transport=Transport.tcp("h:1")))
     card = {"display_name": "Qwen"}
     await discovery.register(ModelSpec("shop", "cart", "checkout", card=card, model_suffix="lora"))
@@ -434,7 +435,7 @@ async def test_prune_shows_first_and_removes_then(
 
 async def test_top_prints_one_picture(shell: Shell, registry: list[str], discovery: Discovery) -> None:
     await discovery.register(spec())
-    await discovery.register(spec("pay", draining=True))
+    await discovery.drain(await discovery.register(spec("pay")))
     await discovery.register(spec(namespace="other"))
     for arguments in (["top", "--once"], ["top"]):
         lines = (await shell.run(*arguments, *registry)).out.splitlines()

@@ -87,7 +87,7 @@ async def test_a_message_that_nats_py_cannot_read_stops_nobody(nats_url: str, wh
             await events.synced()
             changed = await discovery.update(mine, metadata={"zone": "a"})
             assert await anext(events) == Added(changed)
-        assert discovery.stats().rubbish == 2
+        assert discovery.stats().invalid == 2
         assert not discovery.stats().resyncs
     await client.jetstream().delete_stream(f"KV_{prefix}_v1_instances")
     await client.close()

@@ -295,7 +295,7 @@ async def test_only_our_consumer_delivers(nats_url: str, prefix: str, way: str) 
         await view.wait_for(1, timeout=PATIENCE)
         await eventually(lambda: list(view.instances) == [later], PATIENCE)
         assert not discovery.stats().resyncs
-        assert discovery.stats().rubbish == 0
+        assert discovery.stats().invalid == 0
 
 
 async def test_answers_are_awaited_where_nobody_can_guess(nats_url: str, prefix: str) -> None:

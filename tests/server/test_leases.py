@@ -270,7 +270,7 @@ async def test_a_crash_between_the_two_messages_leaves_nothing_to_see(
         mine = await service.register(spec())
         assert await next_event(events) == Added(mine)
         bucket: Any = service._store.bucket("v1_instances")
-        await bucket._publish_lease(natsdisc.store.Lease("ns.comp.half.1", 0, 1.0, "crashed"))
+        await bucket._leases.publish(natsdisc.store.Lease("ns.comp.half.1", 0, 1.0, "crashed"))
 
         async def fired() -> bool:
             return f"$KV.{prefix}_v1_instances.ns.comp.half.1" in await subjects(client, prefix)

@@ -30,7 +30,7 @@ from natsdisc import (
 )
 from natsdisc.server import NatsServer
 from natsdisc.store.jetstream.client import OwnClient
-from natsdisc.store.jetstream.link import Link
+from natsdisc.store.jetstream.requester import Requester
 from tests.faults.proxy import Proxy
 from tests.faults.states import Gate, leave_unsent, reload
 from tests.rig import eventually
@@ -46,9 +46,9 @@ def client_of(discovery: natsdisc.Discovery) -> OwnClient:
     return client
 
 
-def link_of(discovery: natsdisc.Discovery) -> Link:
-    link = discovery._store._link  # type: ignore[attr-defined]
-    assert isinstance(link, Link)
+def link_of(discovery: natsdisc.Discovery) -> Requester:
+    link = discovery._store._requester  # type: ignore[attr-defined]
+    assert isinstance(link, Requester)
     return link
 
 

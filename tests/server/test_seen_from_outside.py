@@ -23,7 +23,7 @@ from natsdisc.integrations.otel import instrument
 from natsdisc.integrations.prometheus import DiscoveryCollector
 from natsdisc.measure import MEASURES
 from natsdisc.server import NatsServer
-from natsdisc.store import Doubt
+from natsdisc.store import ResyncReason
 from natsdisc.testing import crash
 from tests.rig import eventually
 
@@ -61,7 +61,7 @@ async def world(caplog: pytest.LogCaptureFixture) -> AsyncIterator[World]:
         nc = await nats.connect(server.url)
         await nc.jetstream().publish("$KV.v1_instances.shop.cart.checkout.junk", b"{}")
         await nc.close()
-        await eventually(lambda: service.stats().rubbish, PATIENCE)
+        await eventually(lambda: service.stats().invalid, PATIENCE)
         await asyncio.to_thread(server.restart)
         await eventually(lambda: service.stats().resyncs, PATIENCE)
         await eventually(lambda: view.age < 2 and "in sync again" in caplog.text, PATIENCE)
@@ -111,10 +111,10 @@ async def test_prometheus_scrapes_it_from_a_thread_of_its_own(world: World) -> N
     assert found["natsdisc_registrations", "lost"] == 0
     assert found["natsdisc_reregistrations_total",] == after.reregistrations >= 1
     assert found["natsdisc_fence_failures_total",] == after.fence_failures >= 1
-    assert found["natsdisc_rubbish_total",] == after.rubbish >= 1
+    assert found["natsdisc_invalid_total",] == after.invalid >= 1
     assert found["natsdisc_events_total",] == found["natsdisc_conflated_total",] == 0
     assert found["natsdisc_forged_total",] == 0
-    assert sum(found["natsdisc_resyncs_total", str(doubt)] for doubt in Doubt) >= 1
+    assert sum(found["natsdisc_resyncs_total", str(reason)] for reason in ResyncReason) >= 1
     assert before.heartbeats <= found["natsdisc_heartbeats_total",] <= after.heartbeats
     assert before.renewals.count <= found["natsdisc_renewals_total",] <= after.renewals.count
     assert before.renewals.seconds <= found["natsdisc_renewal_seconds_total",] <= after.renewals.seconds
@@ -143,19 +143,19 @@ async def test_opentelemetry_reads_the_same(world: World) -> None:
     assert found["natsdisc.renewals",] > 0
     assert {metric.name: metric.unit for metric in metrics}["natsdisc.staleness"] == "s"
     assert len(metrics) == len(MEASURES)
-    assert found.keys() >= {("natsdisc.resyncs", str(doubt)) for doubt in Doubt}
+    assert found.keys() >= {("natsdisc.resyncs", str(reason)) for reason in ResyncReason}
 
 
 async def test_log_records_say_to_whom_it_happened(world: World, caplog: pytest.LogCaptureFixture) -> None:
     id = str(world.view.instances[0].id)
     [removed] = await eventually(lambda: fields(caplog, "reregistered_removed"), PATIENCE)
     assert removed == {"id": id, "count": 1}
-    [rubbish] = fields(caplog, "rubbish")
-    assert rubbish.pop("error")
-    assert rubbish == {"key": "shop.cart.checkout.junk", "bucket": "v1_instances"}
+    [invalid] = fields(caplog, "invalid")
+    assert invalid.pop("error")
+    assert invalid == {"key": "shop.cart.checkout.junk", "bucket": "v1_instances"}
     [stale] = fields(caplog, "stale")
     assert stale.pop("error")
-    assert stale.pop("doubt") in list(Doubt)
+    assert stale.pop("reason") in list(ResyncReason)
     assert stale == {"query": "endpoints/shop"}
     [in_sync] = fields(caplog, "in_sync")
     assert in_sync.pop("seconds") > 0

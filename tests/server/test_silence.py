@@ -173,7 +173,7 @@ async def test_all_wait_for_the_connection_as_one(
             monkeypatch.setattr(bucket, name, count)
 
         await kill(server)
-        await eventually(lambda: not service._store._link.up, timeout=PATIENCE)  # type: ignore[attr-defined]
+        await eventually(lambda: not service._store._requester.up, timeout=PATIENCE)  # type: ignore[attr-defined]
         for name in ("ready", "renew", "restore", "create"):
             counted(name)
         await eventually(lambda: all(one.state is State.RECOVERING for one in held), timeout=PATIENCE)

@@ -290,7 +290,7 @@ ACTIONS: dict[str, Callable[[Scene], bool]] = {
     "read entries of other namespaces": read_values,
     "see the keys of all namespaces": read_keys,
     "write others' entries": write,
-    "overwrite others' entries and leases with rubbish": rubbish,
+    "overwrite others' entries and leases with invalid values": rubbish,
     "take others' leases off": end_leases,
     "have a schedule write to others' keys": schedule,
     "clear the bucket by a rollup": clear,

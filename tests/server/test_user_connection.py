@@ -12,7 +12,7 @@ import natsdisc
 from natsdisc import ClosedError, EndpointSpec, Transport, endpoints
 from natsdisc.server import NatsServer
 from natsdisc.store.jetstream.connection import close_connection
-from natsdisc.store.jetstream.link import Link
+from natsdisc.store.jetstream.requester import Requester
 from tests.faults.proxy import Proxy
 from tests.faults.states import Certificates
 from tests.rig import eventually
@@ -109,7 +109,7 @@ async def test_a_request_on_the_new_connection_is_not_failed_with_those_on_the_o
             client = await nats.connect(proxy.url, reconnect_time_wait=0.05, error_cb=_ignore)
             discovery = natsdisc.Discovery(natsdisc.JetStreamStore(client))
         async with discovery:
-            link = Link(client)
+            link = Requester(client)
             link.on_break(lambda: None)
             await asyncio.sleep(0.6)  # nats-py pauses before it connects again so soon
             proxy.stall()
@@ -131,7 +131,7 @@ async def test_a_request_on_the_new_connection_is_not_failed_with_those_on_the_o
 async def test_a_listener_that_raises_keeps_nobody_from_hearing(nats_url: str) -> None:
     async with NatsServer() as server, Proxy(server.port) as proxy:
         client = await nats.connect(proxy.url, reconnect_time_wait=0.05, error_cb=_ignore)
-        link = Link(client)
+        link = Requester(client)
         heard: list[str] = []
 
         def broken() -> None:
@@ -151,7 +151,7 @@ async def test_a_listener_that_raises_keeps_nobody_from_hearing(nats_url: str) -
 
 async def test_the_look_at_a_connection_begins_again(nats_url: str, caplog: pytest.LogCaptureFixture) -> None:
     client = await nats.connect(nats_url)
-    link = Link(client)
+    link = Requester(client)
     link.on_break(lambda: None)
     [looking] = [task for task in asyncio.all_tasks() if task.get_name() == "natsdisc-link"]
     looking.cancel()

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from natsdisc.errors import StoreUnavailableError
 from natsdisc.store.jetstream.api import JetStreamApi, PendingAck
-from natsdisc.store.jetstream.link import Link
+from natsdisc.store.jetstream.requester import Requester
 
 VALUE, LEASE = "$KV.v1_instances.ns.comp.ep.1", "$NATSDISC.LEASE.v1_instances.ns.comp.ep.1"
 
@@ -29,7 +29,8 @@ class Answered:
 
 @pytest.mark.parametrize("subject", [VALUE, LEASE])
 async def test_an_answer_of_the_subjects_stream_is_believed(subject: str) -> None:
-    ack = PendingAck(JetStreamApi(Link(Client())), Answered(subject, {"stream": "KV_v1_instances", "seq": 7}))  # type: ignore[arg-type]
+    answered: Any = Answered(subject, {"stream": "KV_v1_instances", "seq": 7})
+    ack = PendingAck(JetStreamApi(Requester(Client())), answered)
     assert await ack.sequence(1) == 7
 
 
@@ -37,6 +38,7 @@ async def test_an_answer_of_the_subjects_stream_is_believed(subject: str) -> Non
 @pytest.mark.parametrize("subject", [VALUE, LEASE])
 async def test_an_answer_of_another_stream_is_none(subject: str, stream: object) -> None:
     """Somebody who sees a message can answer it too: with an answer that was given to somebody else."""
-    ack = PendingAck(JetStreamApi(Link(Client())), Answered(subject, {"stream": stream, "seq": 7}))  # type: ignore[arg-type]
+    answered: Any = Answered(subject, {"stream": stream, "seq": 7})
+    ack = PendingAck(JetStreamApi(Requester(Client())), answered)
     with pytest.raises(StoreUnavailableError, match="and not from KV_v1_instances"):
         await ack.sequence(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from natsdisc import (
     Instance,
     ModelInstance,
     NoInstanceError,
+    Status,
     Transport,
 )
 from natsdisc.balance import (
@@ -451,18 +453,15 @@ class TestPreferZone:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "zone", "draining"),
-    [
-        ({}, None, False),
-        ({"zone": "a", "draining": True}, "a", True),
-        ({"zone": 3, "draining": False}, 3, False),
-        ({"draining": None}, None, False),
-    ],
+    ("metadata", "zone"), [({}, None), ({"zone": "a", "draining": True}, "a"), ({"zone": 3}, 3)]
 )
-def test_what_metadata_says(metadata: dict[str, Any], zone: object, draining: bool) -> None:
-    instance = endpoint(1, **metadata)
-    assert zone_of(instance) == zone
-    assert is_draining(instance) is draining
-    card = ModelInstance("a", "b", "c", 1, card=metadata)
-    assert zone_of(card) is None
-    assert is_draining(card) is False
+def test_the_zone_is_in_the_metadata_of_endpoints(metadata: dict[str, Any], zone: object) -> None:
+    assert zone_of(endpoint(1, **metadata)) == zone
+    assert zone_of(ModelInstance("a", "b", "c", 1, card=metadata)) is None
+
+
+def test_draining_is_a_status_and_no_metadata() -> None:
+    one = endpoint(1, draining=True)
+    draining = [status for status in Status if is_draining(dataclasses.replace(one, status=status))]
+    assert draining == [Status.DRAINING]
+    assert not is_draining(ModelInstance("a", "b", "c", 1, card={"status": "draining"}))

@@ -13,10 +13,10 @@ from nats.aio.client import Client
 
 from natsdisc.errors import DiscoveryError
 from natsdisc.model import RemovalReason
-from natsdisc.store import Doubt
+from natsdisc.store import ResyncReason
 from natsdisc.store.jetstream.api import JetStreamApi
 from natsdisc.store.jetstream.delivery import Delivery, _delivered
-from natsdisc.store.jetstream.link import Link
+from natsdisc.store.jetstream.requester import Requester
 from natsdisc.store.jetstream.servertime import ServerTime
 from natsdisc.store.jetstream.stream import Stream
 from natsdisc.store.jetstream.stream_config import StreamOptions
@@ -86,8 +86,8 @@ class Recorder:
     def end(self) -> None:
         self.reports.append(("end",))
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self.reports.append(("stale", doubt, error))
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self.reports.append(("stale", reason, error))
 
     def fail(self, error: DiscoveryError) -> None:
         self.reports.append(("fail", error))
@@ -104,7 +104,7 @@ class Rig:
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self.sink = Recorder()
-        stream = Stream(JetStreamApi(Link(Client())), "v1_instances", StreamOptions(), ServerTime())
+        stream = Stream(JetStreamApi(Requester(Client())), "v1_instances", StreamOptions(), ServerTime())
         self.answers: list[str] = []
         self.delivery = Delivery(
             stream, "$KV.v1_instances.>", "reader", self.sink, self.wake, self.answers.append
@@ -205,23 +205,23 @@ class TestOrder:
     async def test_a_gap_or_a_repetition_is_a_doubt(self, next: int) -> None:
         rig = Rig.synced()
         rig.tell(message(1, 0))
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
         rig.wake.clear()
         assert rig.tell(message(next, 0)) == []
-        assert rig.delivery.doubt is Doubt.GAP
+        assert rig.delivery.resync is ResyncReason.GAP
         assert rig.wake.is_set()
 
     async def test_the_first_message_is_the_first(self) -> None:
         rig = Rig()
         assert rig.tell(message(2, 0)) == []
-        assert rig.delivery.doubt is Doubt.GAP
+        assert rig.delivery.resync is ResyncReason.GAP
 
     async def test_a_gap_in_the_stream_is_none_in_the_consumer(self) -> None:
         rig = Rig.synced()
         reply = "$JS.ACK.KV_v1_instances.reader.1.{}.{}.1.0"
         for number, sequence in enumerate([7, 1000, 1001], 1):
             rig.tell(Message("$KV.v1_instances.k", reply.format(sequence, number)))
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
         assert rig.delivery.received == 3
 
     async def test_a_heartbeat_that_tells_of_a_message_that_did_not_come_is_a_doubt(self) -> None:
@@ -229,21 +229,21 @@ class TestOrder:
         rig.tell(message(1, 0))
         rig.wake.clear()
         assert rig.tell(heartbeat(2)) == []
-        assert rig.delivery.doubt is Doubt.GAP
+        assert rig.delivery.resync is ResyncReason.GAP
         assert rig.wake.is_set()
 
     @pytest.mark.parametrize("beat", [heartbeat(0), heartbeat()])
     async def test_a_heartbeat_that_tells_of_none_confirms(self, beat: Message) -> None:
         rig = Rig.synced()
         assert rig.tell(beat) == [CONFIRM]
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
 
     @pytest.mark.parametrize("status", ["409", "404", "503"])
     async def test_the_end_of_the_consumer_is_a_doubt(self, status: str) -> None:
         rig = Rig.synced()
         gone = Message(INBOX, headers={"Status": status, "Description": "Consumer Deleted"})
         assert rig.tell(gone) == []
-        assert rig.delivery.doubt is Doubt.CONSUMER
+        assert rig.delivery.resync is ResyncReason.CONSUMER
         assert rig.wake.is_set()
 
     async def test_after_a_doubt_nothing_is_reported(self) -> None:
@@ -257,7 +257,7 @@ class TestOrder:
         rig = Rig.synced()
         rig.delivery.ended = True
         assert rig.tell(message(1, 0), heartbeat(1)) == []
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
 
     async def test_a_sink_that_breaks_its_word_is_found_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rig = Rig.synced()
@@ -283,7 +283,7 @@ class TestOrder:
         whole = min([count + 1, *lost]) - 1
         values = [report[2] for report in rig.sink.reports if report[0] == "put"]
         assert values == [b"%d" % number for number in range(1, whole + 1)]
-        assert (rig.delivery.doubt is None) == (whole == count)
+        assert (rig.delivery.resync is None) == (whole == count)
 
 
 class TestFlowControl:
@@ -293,7 +293,7 @@ class TestFlowControl:
             "$JS.FC.KV_v1_instances.reader.1"
         )
         assert rig.sink.reports == []
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
 
     async def test_a_stalled_heartbeat_is_answered_on_the_subject_it_names(self) -> None:
         rig = Rig()
@@ -306,7 +306,7 @@ class TestFlowControl:
             [(INBOX, "", {"Status": "100", "Description": "Idle Heartbeat", "Nats-Last-Consumer": "x"}, b"")]
         )
         assert rig.delivery.bug is None
-        assert rig.delivery.doubt is Doubt.GAP
+        assert rig.delivery.resync is ResyncReason.GAP
 
     async def test_messages_are_not_answered(self) -> None:
         assert Rig().receive(message(1, 0)) is None
@@ -354,8 +354,8 @@ class TestBatches:
             rest = rest[cut:]
         if rest:
             many.delivery.receive([as_tuple(each) for each in rest])
-        assert many.delivery.doubt == one.delivery.doubt
-        if lost and one.delivery.doubt is not None:
+        assert many.delivery.resync == one.delivery.resync
+        if lost and one.delivery.resync is not None:
             return  # of what comes with a gap nothing has to be told: a snapshot follows
         assert many.answers == one.answers
         assert many.delivery.received == one.delivery.received
@@ -404,7 +404,7 @@ class TestReports:
         rig.delivery.expect(2)
         first = message(1, 1, headers={"Status": status, "Description": "Consumer Deleted"})
         assert rig.receive(first) is None
-        assert rig.delivery.doubt is None
+        assert rig.delivery.resync is None
         rig.tell(message(2, 0))
         assert rig.sink.reports == [PUT, PUT, END]
 

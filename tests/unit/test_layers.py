@@ -34,6 +34,7 @@ LEVELS = {
     "natsdisc.signing": 1,
     "natsdisc.replay": 1,
     "natsdisc.fold": 1,
+    "natsdisc.store.records": 0,
     "natsdisc.store": 1,
     "natsdisc.store.snapshot": 2,
     "natsdisc.store.signed": 2,
@@ -195,7 +196,7 @@ def test_the_core_works_without_a_store() -> None:
     for name in ("natsdisc.watch", "natsdisc.registrar", "natsdisc.view"):
         if name in MODULES:
             stores = {module for module in reachable(name) if is_below(module, "natsdisc.store")}
-            assert stores == {"natsdisc.store"}
+            assert stores == {"natsdisc.store", "natsdisc.store.records"}
 
 
 def test_importing_natsdisc_brings_only_its_dependencies() -> None:

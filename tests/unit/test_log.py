@@ -9,7 +9,7 @@ from pathlib import Path
 
 import natsdisc
 from natsdisc import log
-from natsdisc.store import Doubt
+from natsdisc.store import ResyncReason
 
 PACKAGE = Path(natsdisc.__file__).parent
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "fits-in.md"
@@ -57,11 +57,11 @@ def test_every_event_is_documented() -> None:
 
 
 def test_fields_are_texts_and_numbers_with_one_prefix() -> None:
-    fields = log.fields("stale", query=natsdisc.endpoints("a"), seconds=1.5, count=2, doubt=Doubt.GAP)
+    fields = log.fields("stale", query=natsdisc.endpoints("a"), seconds=1.5, count=2, reason=ResyncReason.GAP)
     assert fields == {
         "natsdisc_event": "stale",
         "natsdisc_query": "endpoints/a",
         "natsdisc_seconds": 1.5,
         "natsdisc_count": 2,
-        "natsdisc_doubt": "gap",
+        "natsdisc_reason": "gap",
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from natsdisc import EndpointInstance, ModelInstance, RemovalReason, Transport, wire
+from natsdisc import EndpointInstance, ModelInstance, RemovalReason, Status, Transport, wire
 from natsdisc.balance import is_draining
 from natsdisc.fold import Fold
 from natsdisc.keys import key_of
@@ -16,8 +16,8 @@ from natsdisc.order import Order, without
 
 def endpoint(number: int, draining: bool = False, address: str = "a") -> EndpointInstance:
     names = ("a", "b", "ab"[number % 2])
-    metadata = {"draining": True} if draining else {}
-    return EndpointInstance(*names, number, transport=Transport.nats(address), metadata=metadata)
+    status = Status.DRAINING if draining else Status.SERVING
+    return EndpointInstance(*names, number, transport=Transport.nats(address), status=status)
 
 
 def put(picture: Fold, *instances: Instance) -> None:

@@ -117,7 +117,7 @@ def test_addresses_without_their_credentials(servers: str | list[str], shown: st
 def test_a_password_is_in_no_message(password: str) -> None:
     hide(password)
     for text in (f"cannot connect to nats://u:{password}@host:1", f"bad: {password}"):
-        assert password not in hidden(text).replace("host", "").replace("***", "")
+        assert password not in hidden(text).replace("host", "H").replace("***", "H")
 
 
 # Log records

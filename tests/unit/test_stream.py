@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from natsdisc.errors import InvalidNameError, InvalidValueError
 from natsdisc.store.jetstream.api import JetStreamApi
-from natsdisc.store.jetstream.link import Link
+from natsdisc.store.jetstream.requester import Requester
 from natsdisc.store.jetstream.servertime import ServerTime
 from natsdisc.store.jetstream.stream import Stream
 from natsdisc.store.jetstream.stream_config import StreamOptions
@@ -18,7 +18,7 @@ from natsdisc.store.jetstream.stream_config import StreamOptions
 
 def stream(bucket_prefix: str = "") -> Stream:
     options = StreamOptions(bucket_prefix=bucket_prefix)
-    return Stream(JetStreamApi(Link(Client())), "v1_instances", options, ServerTime())
+    return Stream(JetStreamApi(Requester(Client())), "v1_instances", options, ServerTime())
 
 
 class TestOptions:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from natsdisc import entry, wire
 from natsdisc.errors import InvalidValueError
-from natsdisc.model import EndpointInstance, Instance, Kind, ModelInstance, Transport
+from natsdisc.model import EndpointInstance, EndpointSpec, Instance, Kind, ModelInstance, Status, Transport
 from tests import strategies
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "dynamo-registry.json"
@@ -57,6 +57,16 @@ def endpoint(transport: Transport | None = None, **fields: Any) -> EndpointInsta
     return EndpointInstance(
         "shop", "cart", "checkout", 7, transport=transport or Transport.nats("shop.cart"), **fields
     )
+
+
+def both_ways(fields: dict[str, Any]) -> list[EndpointInstance]:
+    """The instance in a value, read alone and at its key."""
+    alone = wire.loads(encoded(fields))
+    at_key = entry.decode(Kind.ENDPOINT, "shop.cart.checkout.7", encoded(fields))
+    assert alone == at_key
+    assert isinstance(alone, EndpointInstance)
+    assert isinstance(at_key, EndpointInstance)
+    return [alone, at_key]
 
 
 def model(card: Any, **fields: Any) -> ModelInstance:
@@ -129,10 +139,65 @@ class TestTheSeedsBytes:
         fields = list(json.loads(wire.dumps(instance)))
         if isinstance(instance, EndpointInstance):
             expected = ["type", "component", "endpoint", "namespace", "instance_id", "transport"]
-            assert fields == [*expected, *(["metadata"] if instance.metadata else [])]
+            expected += ["metadata"] if instance.metadata else []
+            assert fields == expected + (["status"] if instance.status is not Status.SERVING else [])
         else:
             expected = ["type", "namespace", "component", "endpoint", "instance_id", "card_json"]
             assert fields == [*expected, *(["model_suffix"] if instance.model_suffix else [])]
+
+
+class TestStatus:
+    def test_it_goes_after_the_metadata_and_only_when_not_serving(self) -> None:
+        assert wire.dumps(endpoint(status=Status.SERVING)) == wire.dumps(endpoint())
+        zone = wire.dumps(endpoint(metadata={"zone": "a"}))
+        for status in ("draining", "unhealthy", "disabled"):
+            instance = endpoint(metadata={"zone": "a"}, status=Status(status), extra={"x": 1})
+            data = wire.dumps(instance)
+            assert data == zone[:-1] + b',"status":"%s","x":1}' % status.encode()
+            assert wire.loads(data) == instance
+            assert entry.decode(Kind.ENDPOINT, "shop.cart.checkout.7", data) == instance
+
+    def test_serving_in_so_many_words(self) -> None:
+        for instance in both_ways({**ENDPOINT, "status": "serving"}):
+            assert instance == endpoint()
+
+    @pytest.mark.parametrize("text", ["degraded", "", "Draining"])
+    def test_one_of_a_newer_version_counts_as_unhealthy_and_is_kept(self, text: str) -> None:
+        for instance in both_ways({**ENDPOINT, "status": text, "x": 1}):
+            assert instance.status is Status.UNHEALTHY
+            assert instance.extra == {"status": text, "x": 1}
+            changed = dataclasses.replace(instance, metadata={"zone": "a"})
+            assert changed.extra == instance.extra
+            assert json.loads(wire.dumps(changed))["status"] == text
+            for status in (Status.SERVING, Status.DRAINING, Status.DISABLED):
+                assert dataclasses.replace(changed, status=status).extra == {"x": 1}
+
+    @pytest.mark.parametrize("value", [None, 5, True, {"a": 1}, ["draining"]])
+    def test_a_field_of_that_name_that_is_no_text_means_nothing(self, value: Any) -> None:
+        for instance in both_ways({**ENDPOINT, "status": value}):
+            assert instance.status is Status.SERVING
+            assert instance.extra == {"status": value}
+            assert json.loads(wire.dumps(instance))["status"] == value
+            drained = dataclasses.replace(instance, status=Status.DRAINING)
+            assert json.loads(wire.dumps(drained))["status"] == "draining"
+
+    def test_a_card_has_none(self) -> None:
+        card = wire.loads(encoded({**MODEL, "status": "draining"}))
+        assert card.extra == {"status": "draining"}
+        assert not hasattr(card, "status")
+
+    def test_text_is_taken_for_a_status(self) -> None:
+        status: Any = "draining"
+        assert endpoint(status=status).status is Status.DRAINING
+        for wrong in ("gone", "", None, 1):
+            with pytest.raises(InvalidValueError, match="serving, draining, unhealthy, disabled"):
+                endpoint(status=wrong)
+
+    def test_extra_cannot_hold_a_status_that_we_know(self) -> None:
+        with pytest.raises(InvalidValueError, match="extra"):
+            endpoint(extra={"status": "draining"})
+        with pytest.raises(InvalidValueError, match="extra"):
+            EndpointSpec("a", "b", "c", transport=Transport.nats("d"), extra={"status": "odd"})
 
 
 class TestRoundTrip:

@@ -14,7 +14,7 @@ from ...errors import ClosedError
 from .api import JetStreamApi
 from .bucket import JetStreamBucket
 from .connection import close_connection, open_connection, require_tls
-from .link import Link
+from .requester import Requester
 from .servertime import ServerTime
 from .stream_config import StreamOptions
 
@@ -41,8 +41,8 @@ class JetStreamStore:
             replicas=replicas, storage=storage, bucket_prefix=bucket_prefix, tombstone_ttl=tombstone_ttl
         )
         self._nc = nc
-        self._link = Link(nc)
-        self._api = JetStreamApi(self._link)
+        self._requester = Requester(nc)
+        self._api = JetStreamApi(self._requester)
         self._server_time = ServerTime()
         self._clock = LoopClock()
         self._buckets: dict[str, JetStreamBucket] = {}
@@ -62,7 +62,7 @@ class JetStreamStore:
         StreamOptions(**options)  # bad options are told before anything is opened
         connection = await open_connection(servers, nats_options, wait=wait)
         store = cls(connection.client, **options)
-        connection.on_error = store._link.note_error
+        connection.on_error = store._requester.note_error
         store._owns_connection = True
         return store
 
@@ -80,26 +80,26 @@ class JetStreamStore:
         """The bucket `name`, below the prefix."""
         if name not in self._buckets:
             bucket = JetStreamBucket(self._api, name, self._options, self._server_time)
-            self._link.on_reconnect(self._server_time.forget)
-            self._link.on_reconnect(bucket.forget)
+            self._requester.on_reconnect(self._server_time.forget)
+            self._requester.on_reconnect(bucket.forget)
             self._buckets[name] = bucket
         return self._buckets[name]
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is back after a break; the answer takes it back."""
-        return self._link.on_reconnect(callback)
+        return self._requester.on_reconnect(callback)
 
     def on_close(self, callback: Callable[[ClosedError], None]) -> Callable[[], None]:
         """Call `callback` when nats-py has closed the connection for good; returns a function that ends this.
 
         nats-py closes a connection with its own defaults after two minutes without a server.
         """
-        return self._link.on_close(callback)
+        return self._requester.on_close(callback)
 
     @property
     def connection_counts(self) -> Counter[str]:
         """What was counted about the connection, such as `breaks`, `reconnects` and `failed_attempts`."""
-        return self._link.counts
+        return self._requester.counts
 
     def attach(self) -> None:
         """One more Discovery uses this store."""
@@ -111,11 +111,11 @@ class JetStreamStore:
         if self._users > 0:
             return
         # Whoever attaches while this waits begins anew.
-        link, self._link = self._link, Link(self._nc)
+        requester, self._requester = self._requester, Requester(self._nc)
         buckets, self._buckets = self._buckets, {}
-        self._api = JetStreamApi(self._link)
+        self._api = JetStreamApi(self._requester)
         for bucket in buckets.values():
             await bucket.aclose()
-        await link.close()
+        await requester.close()
         if self._owns_connection:
             await close_connection(self._nc)

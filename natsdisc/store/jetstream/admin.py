@@ -18,8 +18,8 @@ from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
 from .ghosts import Ghosts, is_mark, lease_time
-from .link import REQUEST_TIMEOUT, Link
 from .messages import EXPECTED_SEQUENCE
+from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
@@ -76,8 +76,8 @@ class Admin:
         self._connection = connection
         self._options = options
         self._refused: list[str] = []
-        self._link = Link(connection.client)
-        self._api = JetStreamApi(self._link)
+        self._requester = Requester(connection.client)
+        self._api = JetStreamApi(self._requester)
         self._store = JetStreamStore(connection.client, bucket_prefix=options.bucket_prefix)
         self._store.attach()
         connection.on_error = self._note
@@ -103,7 +103,7 @@ class Admin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._store.detach()
-        await self._link.close()
+        await self._requester.close()
         await close_connection(self._connection.client)
 
     @property
@@ -114,7 +114,7 @@ class Admin:
         url = client.connected_url
         return Server(
             name=str(info.get("server_name", "")),
-            version=self._link.server_version,
+            version=self._requester.server_version,
             url=f"{url.scheme}://{url.hostname}:{url.port}" if url is not None else "",
             cluster=info.get("cluster"),
             jetstream=bool(info.get("jetstream")),
@@ -248,7 +248,7 @@ class Admin:
 
     async def may_subscribe(self, subject: str) -> bool:
         """Whether the server lets us listen there."""
-        end = await self._link.subscribe(subject, lambda *_: None)
+        end = await self._requester.subscribe(subject, lambda *_: None)
         try:
             return await self._was_allowed(f'subscription to "{subject}"')
         finally:
@@ -266,7 +266,7 @@ class Admin:
 
     def new_inbox(self) -> str:
         """A subject to be answered on."""
-        return self._link.new_inbox()
+        return self._requester.new_inbox()
 
     async def _was_allowed(self, what: str) -> bool:
         # A refusal comes before the answer to a ping behind what was refused. nats-py's first ping may
@@ -283,7 +283,7 @@ class Admin:
 
     def _note(self, error: Exception) -> None:
         self._refused.append(str(error).lower())
-        self._link.note_error(error)
+        self._requester.note_error(error)
 
     def stream(self, name: str) -> Stream:
         """Return the stream behind the bucket `name`, not looked at yet."""

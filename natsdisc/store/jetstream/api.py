@@ -13,7 +13,7 @@ import orjson
 from ... import log
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
 from .gate import SnapshotGate
-from .link import REQUEST_TIMEOUT, Headers, Link, Msg, Pending
+from .requester import REQUEST_TIMEOUT, Headers, Msg, Pending, Requester
 from .requests import Pace, code_can_pass
 
 __all__ = [
@@ -55,10 +55,6 @@ class WrongSequenceError(ConflictError):
     """A fence failed: the last message of the subject is not the expected one."""
 
 
-# A server that starts answers $JS.API some moments after it takes connections.
-JETSTREAM_PATIENCE = 2.0
-
-
 class NoResponderError(StoreUnavailableError):
     """Nobody listens: no such stream, or a stream without a leader."""
 
@@ -68,7 +64,10 @@ class FenceInFlightError(StoreUnavailableError):
 
 
 class NoJetStreamError(NoResponderError):
-    """Nobody answers the JetStream API."""
+    """No server answers the JetStream API."""
+
+    # A server that starts answers $JS.API some moments after it takes connections.
+    patience_s = 2.0
 
 
 class BusyError(StoreUnavailableError):
@@ -111,8 +110,8 @@ class PendingAck:
 class JetStreamApi:
     """Requests to `$JS.API` and publishes to streams, on one connection."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, requester: Requester) -> None:
+        self.requester = requester
         self.gate = SnapshotGate()
         self.pace = Pace()
         self.malformed_replies = 0
@@ -148,18 +147,18 @@ class JetStreamApi:
     ) -> dict[str, Any]:
         """Return the answer to an API request.
 
-        Raises ApiError; BusyError, NoResponderError and MalformedReplyError, which can pass; and what `Link`
-        raises.
+        Raises ApiError; BusyError, NoResponderError and MalformedReplyError, which can pass; and what
+        `Requester` raises.
         """
         subject = f"$JS.API.{subject}"
         payload = orjson.dumps(body) if body is not None else b""
-        answer = await self.link.request(subject, payload, timeout=timeout)
+        answer = await self.requester.request(subject, payload, timeout=timeout)
         with self.understanding(subject):
             return _parse(answer, subject)
 
     async def tell(self, subject: str) -> None:
         """Send an API request whose answer does not matter; nothing when the connection is down."""
-        await self.link.publish(f"$JS.API.{subject}")
+        await self.requester.publish(f"$JS.API.{subject}")
 
     async def ask_until_answered(
         self, subject: str, *, every: float, timeout: float
@@ -199,7 +198,7 @@ class JetStreamApi:
 
     async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
         """Send a message to a stream; its fate is the PendingAck's."""
-        return PendingAck(self, await self.link.send(subject, payload, headers))
+        return PendingAck(self, await self.requester.send(subject, payload, headers))
 
 
 def _stream_of(subject: str) -> str:

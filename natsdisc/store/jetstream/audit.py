@@ -55,7 +55,7 @@ class Suspicion(StrEnum):
     SCHEDULE = "foreign schedule"
     NOT_A_LEASE = "not a lease"
     FORGED = "written by a foreign schedule"
-    RUBBISH = "rubbish"
+    INVALID = "invalid"
     STRANGER = "not written by natsdisc"
     UNREADABLE = "unreadable name"
 
@@ -131,13 +131,13 @@ def judge_value(kind: Kind, key: str, message: Stored, lease_subject: str) -> tu
     if removed is not None:
         return None
     if not message.whole:
-        return Suspicion.RUBBISH, "its header block has no end"
+        return Suspicion.INVALID, "its header block has no end"
     try:
         entry.decode(kind, key, message.value)
     except InvalidValueError as error:
         if b'"type":"io.nats.jetstream.api.' in message.value:
-            return Suspicion.RUBBISH, "it is an answer of JetStream, which somebody had sent here"
-        return Suspicion.RUBBISH, str(error)
+            return Suspicion.INVALID, "it is an answer of JetStream, which somebody had sent here"
+        return Suspicion.INVALID, str(error)
     if not headers.keys() & {LEASED, UPDATED, EXPECTED_SEQUENCE}:
         return Suspicion.STRANGER, "it has no header of a registrar: `nats kv put` or Dynamo write so"
     return None

@@ -46,8 +46,10 @@ class Consumer:
 
         Raises StoreUnavailableError for what can pass, UnsupportedServerError, PermissionDeniedError.
         """
-        inbox = self._api.link.new_inbox()
-        self._unsubscribe = await self._api.link.subscribe(inbox, lambda messages: self._receive(messages))
+        inbox = self._api.requester.new_inbox()
+        self._unsubscribe = await self._api.requester.subscribe(
+            inbox, lambda messages: self._receive(messages)
+        )
         config = {
             "name": self.name,
             "deliver_subject": inbox,

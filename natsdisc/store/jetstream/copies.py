@@ -103,9 +103,9 @@ async def _counts(api: JetStreamApi, stream: Stream, filter: str, nodes: set[str
 async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> dict[str, int] | None:
     """Return the subjects of the copy on `node` with their sequences; None if `node` took no consumer."""
     for _ in range(_TRIES):
-        name, inbox = secrets.token_hex(11), api.link.new_inbox()
+        name, inbox = secrets.token_hex(11), api.requester.new_inbox()
         reading = _Reading()
-        unsubscribe = await api.link.subscribe(inbox, reading.receive)
+        unsubscribe = await api.requester.subscribe(inbox, reading.receive)
         try:
             there, pending = await _create(api, stream, filter, name, inbox=inbox)
             if there == node:
@@ -170,4 +170,4 @@ async def _create(
 
 
 async def _delete(api: JetStreamApi, stream: Stream, name: str) -> None:
-    await api.link.publish(f"$JS.API.CONSUMER.DELETE.{stream.name}.{name}")
+    await api.requester.publish(f"$JS.API.CONSUMER.DELETE.{stream.name}.{name}")

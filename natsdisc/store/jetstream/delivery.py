@@ -1,4 +1,4 @@
-"""The order of one consumer's messages: all of them in its order, or a doubt.
+"""The order of one consumer's messages: all of them in its order, or a reason to read everything again.
 
 Nothing here waits or sends. A reader hands in what arrived and looks at what that means.
 """
@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from ... import log
-from .. import Doubt, SignedValue, Sink
+from .. import ResyncReason, SignedValue, Sink
 from .copy_check import CopyCheck
-from .link import Headers
 from .messages import SIGNATURE, Forged, removal
 from .parser import Message
+from .requester import Headers
 from .stream import Stream
 
 __all__ = ["Delivery"]
@@ -59,7 +59,7 @@ class Delivery:
         self.received = 0
         self.heard = self._time()
         self.confirmed: float | None = None
-        self.doubt: Doubt | None = None
+        self.resync: ResyncReason | None = None
         self.bug: Exception | None = None
         self.snapshot_is_quiet = False
         self.ended = False
@@ -84,7 +84,7 @@ class Delivery:
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Take messages as they came, and answer what flow control asks."""
-        if self.ended or self.doubt is not None or self.bug is not None:
+        if self.ended or self.resync is not None or self.bug is not None:
             return
         try:
             self._take(messages)
@@ -105,7 +105,7 @@ class Delivery:
                 continue
             self._deliver(run)
             run = []
-            if self.doubt is not None:
+            if self.resync is not None:
                 return
             if reply.startswith(_ACK_PREFIX) or headers is None or "Status" not in headers:
                 self._ignore(subject)
@@ -134,14 +134,14 @@ class Delivery:
 
     def _deliver(self, run: Sequence[Message]) -> None:
         """Report messages that were delivered in a row, if none of them is missing."""
-        if not run or self.doubt is not None:
+        if not run or self.resync is not None:
             return
         self.heard = self._time()
         # The server numbers what it sends in its order: with the first and the last, all are there.
         first, _ = _delivered(run[0][1])
         last, pending = _delivered(run[-1][1])
         if first != self.received + 1 or last - first + 1 != len(run):
-            self._doubt(Doubt.GAP)
+            self._resync(ResyncReason.GAP)
             return
         self.received = last
         self._report(run)
@@ -180,11 +180,11 @@ class Delivery:
     def _control(self, headers: Headers, reply: str) -> None:
         self.heard = self._time()
         if headers["Status"] != "100":
-            self._doubt(Doubt.CONSUMER)
+            self._resync(ResyncReason.CONSUMER)
         elif reply:
             self._answer_flow_control(reply)
         elif headers.get("Nats-Last-Consumer", str(self.received)) != str(self.received):
-            self._doubt(Doubt.GAP)
+            self._resync(ResyncReason.GAP)
         else:
             stalled = headers.get("Nats-Consumer-Stalled")
             if not self._in_snapshot:
@@ -215,8 +215,8 @@ class Delivery:
         self.confirmed = self.heard
         self._sink.end()
 
-    def _doubt(self, doubt: Doubt) -> None:
-        self.doubt = doubt
+    def _resync(self, reason: ResyncReason) -> None:
+        self.resync = reason
         self._wake.set()
 
 

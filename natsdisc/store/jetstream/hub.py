@@ -17,7 +17,7 @@ from typing import Protocol
 from ... import log
 from ...errors import DiscoveryError, PermissionDeniedError
 from ...model import RemovalReason
-from .. import Doubt, Reader, Sink
+from .. import Reader, ResyncReason, Sink
 
 __all__ = ["Hub", "OpenReader"]
 
@@ -148,7 +148,7 @@ class _Shared:
         self._values = _Values()
         self._fresh: _Values | None = None  # of the snapshot that is under way
         self._synced = False  # the values are the last snapshot's and what came since
-        self._trouble: tuple[Doubt, DiscoveryError] | None = None
+        self._trouble: tuple[ResyncReason, DiscoveryError] | None = None
         self._failed: DiscoveryError | None = None
         self._reader = hub._open_reader(prefix, self, granted=False, patient=False)
 
@@ -256,10 +256,10 @@ class _Shared:
             member.sink.end()
             member.note_synced()
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._fresh, self._trouble = None, (doubt, error)
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self._fresh, self._trouble = None, (reason, error)
         for member in self._each():
-            member.sink.stale(doubt, error)
+            member.sink.stale(reason, error)
 
     def fail(self, error: DiscoveryError) -> None:
         if isinstance(error, PermissionDeniedError):

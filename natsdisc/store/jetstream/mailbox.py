@@ -1,4 +1,4 @@
-"""Where answers arrive: one subscription for all requests of a Link, and who waits for which."""
+"""Where answers arrive: one subscription for all requests of a Requester, and who waits for which."""
 
 from __future__ import annotations
 

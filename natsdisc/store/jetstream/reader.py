@@ -1,4 +1,4 @@
-"""A watch on a stream that always converges: an ordered push consumer (ADR-17), made anew after any doubt.
+"""A watch on a stream that always converges: an ordered push consumer (ADR-17), made anew when in doubt.
 
 A consumer with `last_per_subject` begins with a snapshot, and is then followed. That ends when something
 may have cost a message: a gap in the consumer's sequence, silence where idle heartbeats should be, or a
@@ -24,13 +24,13 @@ from ...errors import (
     UnsupportedServerError,
 )
 from ...model import RemovalReason
-from .. import Doubt, Sink
+from .. import ResyncReason, Sink
 from .api import ApiError, JetStreamApi
 from .consumer import IDLE_HEARTBEAT_S, Consumer, open_consumer
 from .copy_check import CopyCheck
 from .delivery import Delivery
 from .gate import SnapshotGate
-from .replica import Replica
+from .leader_probe import LeaderProbe
 from .requests import Backoff, delays, is_transient
 from .stream import Stream
 
@@ -61,14 +61,14 @@ _RESTART_AFTER = 0.5
 _CHECK_EVERY = 180.0
 _READ_AGAIN_AFTER = 0.5
 
-_DOUBTS = {
-    Doubt.GAP: "messages are missing",
-    Doubt.SILENCE: f"nothing was heard for {_SILENCE:g} s",
-    Doubt.RECONNECT: "the connection broke",
-    Doubt.CONSUMER: "the consumer ended",
-    Doubt.LEADER: "the stream's leader does not reach the node that it is read from",
-    Doubt.COPY: "the node that is read lacks entries that the stream's leader has",
-    Doubt.CHECK: "the server has delivered something else than what arrived",
+_REASONS = {
+    ResyncReason.GAP: "messages are missing",
+    ResyncReason.SILENCE: f"nothing was heard for {_SILENCE:g} s",
+    ResyncReason.RECONNECT: "the connection broke",
+    ResyncReason.CONSUMER: "the consumer ended",
+    ResyncReason.LEADER: "the stream's leader does not reach the node that it is read from",
+    ResyncReason.COPY: "the node that is read lacks entries that the stream's leader has",
+    ResyncReason.CHECK: "the server has delivered something else than what arrived",
 }
 
 
@@ -102,12 +102,12 @@ class OrderedReader:
         self._confirmed = _now()
         self._consumer: Consumer | None = None
         self._delivery: Delivery | None = None
-        self._replica = Replica(stream, None)
+        self._replica = LeaderProbe(stream, None)
         self._troubled = False
         self._content: tuple[int, int] | None = None
         self._last_sequence = 0
         self._absences = delays(first=0.1, longest=2.0)
-        self._forget_listener = api.link.on_break(self._wake.set)
+        self._forget_listener = api.requester.on_break(self._wake.set)
         self._server_id: str | None = None
         self._leader: str | None = None
         self._wrong_copies = 0
@@ -156,7 +156,7 @@ class OrderedReader:
 
     def _report_restart(self) -> None:
         if not self._ended:
-            self._stale(Doubt.RESTART, DiscoveryError(f"watching {self._filter}: the task had ended"))
+            self._stale(ResyncReason.RESTART, DiscoveryError(f"watching {self._filter}: the task had ended"))
 
     async def _run(self) -> None:
         # What nobody answers is soon asked again; what somebody has to put right, not so soon.
@@ -165,11 +165,11 @@ class OrderedReader:
         while True:
             connected = False
             try:
-                await self._api.link.ready()
+                await self._api.requester.ready()
                 connected = True
-                self._breaks = self._api.link.breaks
+                self._breaks = self._api.requester.breaks
                 begun = _now()
-                doubt = await self._pass()
+                reason = await self._pass()
             except ClosedError as error:
                 self._fail(error)
                 return
@@ -178,21 +178,21 @@ class OrderedReader:
                 if connected and not (self._granted and self._patient):
                     self._fail(error)
                     return
-                self._stale(Doubt.UNAVAILABLE, error)
+                self._stale(ResyncReason.UNAVAILABLE, error)
                 pause = unusable.next()
             except DiscoveryError as error:
-                self._stale(Doubt.UNAVAILABLE, error)
+                self._stale(ResyncReason.UNAVAILABLE, error)
                 pause = (unanswered if is_transient(error) else unusable).next()
             except Exception as error:
                 # A bug, ours or below: a watch that falls silent would be worse than one that begins again.
                 self._report_bug(error)
                 pause = unusable.next()
             else:
-                self._troubled = doubt is not None
-                if doubt is None:
+                self._troubled = reason is not None
+                if reason is None:
                     continue
-                self._stale(doubt, StoreUnavailableError(f"watching {self._filter}: {_DOUBTS[doubt]}"))
-                if doubt is Doubt.RECONNECT or _now() - begun > _WELL:
+                self._stale(reason, StoreUnavailableError(f"watching {self._filter}: {_REASONS[reason]}"))
+                if reason is ResyncReason.RECONNECT or _now() - begun > _WELL:
                     unanswered.reset()
                     unusable.reset()
                     pause = random.uniform(0, _SPREAD)  # noqa: S311 (spreads load)
@@ -202,12 +202,12 @@ class OrderedReader:
                 await self._drop_consumer()
             await asyncio.sleep(pause)
 
-    def _stale(self, doubt: Doubt, error: DiscoveryError) -> None:
+    def _stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
         self._troubled = True
         if isinstance(error, (PermissionDeniedError, UnsupportedServerError)):
             # The sink tells only of what began it, such as a broken connection.
             self._stream.tell_what_is_wrong(error)
-        self._sink.stale(doubt, error)
+        self._sink.stale(reason, error)
 
     def _fail(self, error: DiscoveryError) -> None:
         self._ended = True
@@ -225,10 +225,10 @@ class OrderedReader:
         )
         broken = DiscoveryError(f"watching {self._filter} broke: {error!r}")
         broken.__cause__ = error
-        self._stale(Doubt.RESTART, broken)
+        self._stale(ResyncReason.RESTART, broken)
 
-    async def _pass(self) -> Doubt | None:
-        """Open a consumer and follow it until there is a doubt, or wait for a stream that is not there.
+    async def _pass(self) -> ResyncReason | None:
+        """Open a consumer and follow it until something may be missing, or wait for a stream to be there.
 
         None when the stream may be there now. Raises DiscoveryError for what has to be waited for.
         """
@@ -255,11 +255,11 @@ class OrderedReader:
             pending = fresh.pending
             if pending == 0:
                 await self._check_stream()
-            replica = Replica(self._stream, fresh.node, troubled=self._troubled)
+            replica = LeaderProbe(self._stream, fresh.node, troubled=self._troubled)
             # A node that is cut off has a snapshot too, of how things were.
             await replica.ask(self._patience)
             if not replica.is_reached:
-                raise StoreUnavailableError(f"reading {self._filter}: {_DOUBTS[Doubt.LEADER]}")
+                raise StoreUnavailableError(f"reading {self._filter}: {_REASONS[ResyncReason.LEADER]}")
             check = await self._copy_check(fresh, replica)
         except BaseException:
             await fresh.aclose()
@@ -279,7 +279,7 @@ class OrderedReader:
 
     def _begin_snapshot(self, leader: str | None) -> None:
         """Begin to report a snapshot, and say if the owners have had a reason to register again."""
-        server_id = self._api.link.server_id
+        server_id = self._api.requester.server_id
         is_new_server = self._server_id is not None and server_id != self._server_id
         is_new_leader = None not in (self._leader, leader) and leader != self._leader
         self._server_id, self._leader = server_id, leader or self._leader
@@ -287,7 +287,7 @@ class OrderedReader:
             self._sink.recover()
         self._sink.begin()
 
-    async def _copy_check(self, consumer: Consumer, replica: Replica) -> CopyCheck | None:
+    async def _copy_check(self, consumer: Consumer, replica: LeaderProbe) -> CopyCheck | None:
         """Ask the leader for its subjects, if the consumer lies on another node's copy."""
         if consumer.node is None or replica.leader in (None, consumer.node) or self._stream.info_denied:
             return None
@@ -297,7 +297,7 @@ class OrderedReader:
             self._stream.deny_info()
             return None
 
-    async def _settle(self, delivery: Delivery, consumer: Consumer) -> Doubt | None:
+    async def _settle(self, delivery: Delivery, consumer: Consumer) -> ResyncReason | None:
         """Decide about a snapshot that differs from what the leader has."""
         check = delivery.check
         assert check is not None
@@ -306,23 +306,23 @@ class OrderedReader:
             leader, _ = await self._stream.leader_subjects(self._filter)
             believed, extra, missing = check.compare(leader)
             # A copy may be behind for a moment.
-            if not missing or _now() > deadline or delivery.doubt is not None:
+            if not missing or _now() > deadline or delivery.resync is not None:
                 break
             await asyncio.sleep(_COPY_LAG / 5)
-        if delivery.doubt is not None:
-            return delivery.doubt
+        if delivery.resync is not None:
+            return delivery.resync
         if extra or missing:
             self._stream.note_wrong_copy(consumer.node or "", len(extra), len(missing))
         if missing and self._wrong_copies < _MOST_WRONG_COPIES:
             self._wrong_copies += 1
-            return Doubt.COPY
+            return ResyncReason.COPY
         self._wrong_copies = 0
         delivery.settle(believed)
         return None
 
     def _new_delivery(self, consumer: str) -> Delivery:
         def answer(subject: str) -> None:
-            publish = self._api.link.publish_soon
+            publish = self._api.requester.publish_soon
             if delivery.confirmed is None:  # in the snapshot
                 self._gate.request(delivery, lambda: publish(subject))
             else:
@@ -364,30 +364,30 @@ class OrderedReader:
         """Seconds to wait for an answer: it may stand behind megabytes of a large snapshot."""
         return _BUSY_TIMEOUT if self._gate.busy else _LOOK_TIMEOUT
 
-    async def _follow(self) -> Doubt | None:
+    async def _follow(self) -> ResyncReason | None:
         check_at, begun = _next_check(), _now()
         while True:
             delivery, consumer, replica = self._delivery, self._consumer, self._replica
             assert delivery is not None
             assert consumer is not None
             self._wake.clear()
-            if not self._api.link.up or self._api.link.breaks != self._breaks:
-                return Doubt.RECONNECT
+            if not self._api.requester.up or self._api.requester.breaks != self._breaks:
+                return ResyncReason.RECONNECT
             if delivery.bug is not None:
                 raise delivery.bug
-            if delivery.doubt is not None:
-                return delivery.doubt
+            if delivery.resync is not None:
+                return delivery.resync
             if delivery.is_settling:
-                doubt = await self._settle(delivery, consumer)
-                if doubt is not None:
-                    return doubt
+                reason = await self._settle(delivery, consumer)
+                if reason is not None:
+                    return reason
                 continue
             # While a large snapshot comes, heartbeats stand behind megabytes of it.
             silence = _now() - max(delivery.heard, self._gate.heard)
             if silence > _SILENCE:
-                return Doubt.SILENCE
-            if replica.is_deaf:
-                return Doubt.LEADER
+                return ResyncReason.SILENCE
+            if replica.is_cut_off:
+                return ResyncReason.LEADER
             if _now() > replica.look_again_at:
                 if await self._replace():
                     check_at, begun = _next_check(), _now()
@@ -400,7 +400,7 @@ class OrderedReader:
             if delivery.snapshot_is_quiet or _now() > check_at:
                 check_at = _next_check()
                 if not await self._check(delivery, consumer):
-                    return Doubt.CHECK
+                    return ResyncReason.CHECK
                 read_again_at = begun + max(_CHECK_EVERY / 2, _READ_AGAIN_AFTER * delivery.received)
                 if _now() > read_again_at and await self._has_changed() and await self._replace():
                     begun = _now()
@@ -470,7 +470,7 @@ class OrderedReader:
     async def _wait_for_stream(self) -> None:
         """Until somebody makes the stream, or some time has passed."""
         advisory = f"$JS.EVENT.ADVISORY.STREAM.CREATED.{self._stream.name}"
-        unsubscribe = await self._api.link.subscribe(advisory, self._wake_up)
+        unsubscribe = await self._api.requester.subscribe(advisory, self._wake_up)
         try:
             self._wake.clear()
             with suppress(TimeoutError):
@@ -518,8 +518,8 @@ class _Reports:
         self._sink.end()
         self._ended()
 
-    def stale(self, doubt: Doubt, error: DiscoveryError) -> None:
-        self._sink.stale(doubt, error)
+    def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
+        self._sink.stale(reason, error)
 
     def fail(self, error: DiscoveryError) -> None:
         self._sink.fail(error)

@@ -6,9 +6,24 @@ import asyncio
 import random
 from collections.abc import Iterator
 
-from ...errors import StoreUnavailableError
+from ...errors import DiscoveryError, StoreUnavailableError
+from .pending import REQUEST_TIMEOUT
 
-__all__ = ["PASSING_CODES", "Backoff", "Pace", "code_can_pass", "delays", "is_transient"]
+__all__ = [
+    "PASSING_CODES",
+    "TRY_TIMEOUT_S",
+    "Backoff",
+    "Pace",
+    "code_can_pass",
+    "delays",
+    "is_transient",
+    "patience_s",
+    "understood",
+]
+
+# A reply to one attempt that takes longer than this is not waited for: without a leader a server drops a
+# publish in silence, so it has to be sent again.
+TRY_TIMEOUT_S = 2.0
 
 # Codes of nats-server's errors.json that our requests can meet and that can pass without a change of the
 # request: somebody frees what is used up, an election ends, an administrator raises a limit or turns
@@ -76,11 +91,28 @@ def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed later although nobody changes it.
 
     The requests of this package raise StoreUnavailableError, or a class below it, for every such error.
-    Refused permissions and an unusable bucket are not transient: somebody has to put them right.
+    Refused permissions and an unusable bucket are not transient: somebody has to put them right. Refused
+    credentials are, since they were accepted before.
     """
-    return isinstance(error, (StoreUnavailableError, TimeoutError, OSError)) and not isinstance(
-        error, PermissionError
+    if isinstance(error, DiscoveryError):
+        return isinstance(error, StoreUnavailableError)
+    return isinstance(error, (TimeoutError, OSError)) and not isinstance(error, PermissionError)
+
+
+def understood(error: Exception) -> DiscoveryError:
+    """Return `error`, or for one that is none of ours an error that can pass: a reply made no sense."""
+    if isinstance(error, DiscoveryError):
+        return error
+    passing = StoreUnavailableError(
+        f"could not make sense of the server's reply, which is asked for again: {error!r}"
     )
+    passing.__cause__ = error
+    return passing
+
+
+def patience_s(error: BaseException | None) -> float:
+    """Return for how many seconds work is tried again that failed with `error`."""
+    return float(getattr(error, "patience_s", REQUEST_TIMEOUT))
 
 
 def delays(first: float, longest: float) -> Iterator[float]:

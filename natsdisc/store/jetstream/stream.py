@@ -26,8 +26,8 @@ from .api import (
     BusyError,
     JetStreamApi,
 )
-from .link import REQUEST_TIMEOUT
 from .messages import parse_headers
+from .requester import REQUEST_TIMEOUT
 from .servertime import ServerTime
 from .stream_config import MAX_CONSUMERS, NewStream, Storage, StreamOptions, data_loss, extended, not_a_bucket
 
@@ -352,7 +352,7 @@ class Stream:
             (f"{self.subject_prefix}>", f"{self.lease_prefix}>"),
             # A bucket that was lost is made again as it was.
             replace(self._options, storage=self._options.storage or self._last_storage),
-            server=_version(self._api.link.server_version),
+            server=_version(self._api.requester.server_version),
             leases=leases,
         )
         while True:
@@ -418,7 +418,7 @@ class Stream:
 
     async def _extend(self) -> None:
         assert self._config is not None
-        version = self._api.link.server_version
+        version = self._api.requester.server_version
         if _version(version) < (2, 12):
             raise UnsupportedServerError(
                 f"leases need nats-server 2.12 or newer, this one is {version}; upgrade it, or use "

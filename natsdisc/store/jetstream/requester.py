@@ -33,7 +33,7 @@ from .parser import Message, Receive, install
 from .pending import REQUEST_TIMEOUT, Pending
 from .room import Room
 
-__all__ = ["REQUEST_TIMEOUT", "Headers", "Link", "Msg", "Pending"]
+__all__ = ["REQUEST_TIMEOUT", "Headers", "Msg", "Pending", "Requester"]
 
 _log = log.logger(__name__)
 
@@ -43,7 +43,7 @@ Headers: TypeAlias = Mapping[str, str]
 _ERRORS_KEPT = 64
 
 
-class Link:
+class Requester:
     """Requests over `nc`, and a call when it is back after a break."""
 
     def __init__(self, nc: Client) -> None:
@@ -233,7 +233,7 @@ class Link:
         task.add_done_callback(self._note_published)
 
     def new_inbox(self) -> str:
-        """Return a subject that only this Link listens to, and that nobody can guess from an earlier one."""
+        """Return a subject for this Requester alone, which nobody can guess from an earlier one."""
         return f"{self._nc.new_inbox()}{secrets.token_hex(8)}"
 
     async def close(self) -> None:

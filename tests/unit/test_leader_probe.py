@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from natsdisc.store.jetstream.replica import reaches
+from natsdisc.store.jetstream.leader_probe import reaches
 
 SECOND = 1_000_000_000
 

@@ -15,7 +15,7 @@ from ...errors import PermissionDeniedError, StoreUnavailableError
 from .api import ApiError
 from .stream import Stream
 
-__all__ = ["Replica", "reaches"]
+__all__ = ["LeaderProbe", "reaches"]
 
 # How often the leader is asked; all watches of a stream in one process share the answers.
 _ASK_EVERY = 3.0
@@ -30,7 +30,7 @@ _ELECTION = 9.0
 _CALM = 5.0
 
 
-class Replica:
+class LeaderProbe:
     """The node on which a consumer reads, by its name in the cluster; None when there is no cluster."""
 
     def __init__(self, stream: Stream, node: str | None, *, troubled: bool = False) -> None:
@@ -51,7 +51,7 @@ class Replica:
         return str(self._leader[0]) if self._leader is not None and self._leader[0] else None
 
     @property
-    def is_deaf(self) -> bool:
+    def is_cut_off(self) -> bool:
         """Whether the leader has not reached it for longer than an election takes."""
         return _now() - self.confirmed > _ELECTION
 

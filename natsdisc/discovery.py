@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
@@ -23,6 +24,7 @@ from .errors import (
     InvalidValueError,
 )
 from .fold import UNREADABLE_KEPT
+from .history import Change, read_history, since_time
 from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .model import (
@@ -349,6 +351,21 @@ class Discovery:
             self._failures,
             self._stats,
         )
+
+    async def history(self, query: Query, *, since: datetime | float | None = None) -> builtins.list[Change]:
+        """Return what happened to the instances of `query`, the oldest change first.
+
+        `since` is an aware datetime, or seconds before now; without it, all that is kept. An operator makes
+        the stream that keeps it (`natsdisc history enable`), and nothing but this call needs that stream. A
+        value that was replaced before the server copied it is missed. `Removed.last` is what was seen within
+        the time that is read.
+
+        Raises NoHistoryError, InvalidValueError for `since`, UnsupportedServerError for a MemoryStore, and
+        what `list` raises. Example: `await discovery.history(endpoints("shop"), since=3600)`
+        """
+        self._check_open()
+        _check_query(query)
+        return await read_history(self._store, query, since_time(since))
 
     async def drain(self, instance: EndpointInstance) -> EndpointInstance:
         """Set an endpoint's status to `draining`, so that pickers leave it out while it still serves.

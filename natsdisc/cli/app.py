@@ -17,6 +17,7 @@ from .demo_worker import demo_worker
 from .doctor import doctor
 from .drain import drain
 from .failure import ExitCode, Failure
+from .history import history
 from .ls import ls
 from .output import discard, say_text
 from .prune import prune
@@ -104,6 +105,7 @@ for _command in (
     register,
     unregister,
     drain,
+    history,
     status,
     doctor,
     prune,

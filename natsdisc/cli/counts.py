@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from natsdisc.model import Added, Event, Instance, InstanceId, RemovalReason
+from natsdisc.model import Added, Event, Instance, InstanceId, RemovalReason, Status
 from natsdisc.safe import safe
 
 from .path import path_of
@@ -27,8 +27,13 @@ class Row:
     namespace: str
     component: str
     instances: int = 0
-    away: int = 0  # draining, unhealthy or disabled
+    statuses: Counter[str] = field(default_factory=Counter)  # how many instances have each
     counts: Counter[str] = field(default_factory=Counter)  # since the start: added, changed, and reasons
+
+    @property
+    def away(self) -> int:
+        """The number of instances that take no new work."""
+        return self.instances - self.statuses[Status.SERVING]
 
 
 class Counts:
@@ -77,7 +82,7 @@ class Counts:
             place = (instance.namespace, instance.component)
             row = rows.setdefault(place, Row(*place))
             row.instances += 1
-            row.away += status_of(instance) != "serving"
+            row.statuses[status_of(instance)] += 1
         return sorted(rows.values(), key=lambda row: (-row.instances, row.namespace, row.component))
 
     def say(self, word: str, text: str) -> None:

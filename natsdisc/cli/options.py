@@ -11,12 +11,12 @@ import click
 
 from .path import parse_id
 
-__all__ = ["SPAN", "Span", "instance_id_option"]
+__all__ = ["SPAN", "ParamType", "Span", "instance_id_option"]
 
 if TYPE_CHECKING:
-    _ParamType: TypeAlias = click.ParamType[float]
+    ParamType: TypeAlias = click.ParamType[Any]
 else:  # not generic before click 8.5
-    _ParamType = click.ParamType
+    ParamType = click.ParamType
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -24,7 +24,7 @@ _SPAN = re.compile(r"(\d{1,12}(?:\.\d{1,9})?|\.\d{1,9})(ms|[smhd]?)")
 _LONGEST = 366 * 86400.0  # seconds: leases end after a year at most, and nothing here waits longer
 
 
-class Span(_ParamType):
+class Span(ParamType):
     """A span of time: 10, 1.5s, 500ms, 15m, 2h or 7d. It becomes a number of seconds."""
 
     name = "TIME"

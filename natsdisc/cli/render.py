@@ -18,6 +18,7 @@ from .path import path_of
 __all__ = [
     "counted",
     "detail",
+    "event_fields",
     "event_json",
     "fields_of",
     "instance_json",
@@ -83,17 +84,17 @@ def instances_json(instances: Iterable[Instance]) -> str:
     return f"[\n{lines}\n]" if lines else "[]"
 
 
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return an event as programs read it."""
+    if isinstance(event, Added):
+        instance = event.instance
+        return {"event": "added", "id": path_of(instance.id), "instance": fields_of(instance)}
+    return {"event": "removed", "id": path_of(event.id), "reason": str(event.reason)}
+
+
 def event_json(event: Event) -> str:
     """Return an event as one line of JSON."""
-    if isinstance(event, Added):
-        fields: dict[str, Any] = {
-            "event": "added",
-            "id": path_of(event.instance.id),
-            "instance": fields_of(event.instance),
-        }
-    else:
-        fields = {"event": "removed", "id": path_of(event.id), "reason": event.reason}
-    return safe_json(compact(fields))
+    return safe_json(compact(event_fields(event)))
 
 
 def detail(instance: Instance) -> str:

@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from natsdisc.model import Status
+
 from .counts import Counts
 from .output import cell, say
 from .path import joined
@@ -117,7 +119,7 @@ def top_json(place: Place, counts: Counts) -> dict[str, Any]:
                 "namespace": row.namespace,
                 "component": row.component,
                 "instances": row.instances,
-                "away": row.away,
+                **{str(status): row.statuses[status] for status in Status if status is not Status.SERVING},
             }
             for row in counts.rows
         ],

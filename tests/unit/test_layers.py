@@ -51,6 +51,7 @@ LEVELS = {
     "natsdisc.reports": 2,
     "natsdisc.renewals": 3,
     "natsdisc.registrar": 3,
+    "natsdisc.history": 2,
     "natsdisc.view": 3,
     "natsdisc.discovery": 4,
     "natsdisc": 5,

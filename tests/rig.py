@@ -47,6 +47,30 @@ def server_binary(version: str | None) -> Path:
     return find_server(target / "bin" / ("nats-server.exe" if sys.platform == "win32" else "nats-server"))
 
 
+def node_modules() -> Path:
+    """Return where nats.js is, installed on first use; skip the test, saying why, when it cannot be."""
+    target = SERVERS / "nats.js"
+    if shutil.which("node") is None or (shutil.which("npm") is None and not target.exists()):
+        pytest.skip("node or npm is not installed")
+    if not target.exists():
+        SERVERS.mkdir(exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix="nats.js-", dir=SERVERS)
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", scratch]
+        packages = ["@nats-io/kv@3", "@nats-io/transport-node@3"]
+        npm = subprocess.run([*command, *packages], capture_output=True, text=True, timeout=120)
+        try:
+            if npm.returncode:
+                reason = npm.stderr.strip() or npm.stdout.strip() or "npm says nothing"
+                pytest.skip(f"nats.js cannot be installed: {reason.splitlines()[-1]}")
+            os.replace(scratch, target)
+        except OSError:
+            if not target.exists():
+                raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target / "node_modules"
+
+
 def _install(version: str, target: Path) -> str:
     """Install, or say why not. Whole or not at all, also when two test runs do it at the same time."""
     SERVERS.mkdir(exist_ok=True)

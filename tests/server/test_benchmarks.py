@@ -15,9 +15,9 @@ LITTLE = ["list", "--runs", "1", "--sizes", "10", "--peers", "ours", "plain_kv",
 
 def test_a_part_alone(tmp_path: Path) -> None:
     [command] = re.findall(
-        r"^\.venv.*-m tests\.benchmarks .*$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\.venv.*-m tests\.benchmarks .*$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE
     )
-    _, *words = shlex.split(command.rpartition("&&")[2])  # as the README has it, but for the installation
+    _, *words = shlex.split(command.rpartition("&&")[2])  # as the page has it, but for the installation
     done = subprocess.run(
         [sys.executable, *words, *LITTLE, "--out", str(tmp_path)],
         cwd=ROOT,

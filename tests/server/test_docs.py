@@ -17,10 +17,14 @@ from natsdisc import EndpointSpec, Transport
 from natsdisc.server import NatsServer
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+# Its commands need each other: tests/server/test_readme.py runs them.
+QUICKSTART = DOCS / "quickstart.md"
 COMMANDS = [
     line.partition("  #")[0].strip()
-    for page in PAGES[1:]
+    for page in sorted(DOCS.rglob("*.md"))
+    if page != QUICKSTART
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     for line in block.splitlines()
 ]
@@ -59,14 +63,22 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def test_every_page_is_linked() -> None:
     """README links the pages in docs/, and a page there links those in a folder below."""
-    docs = ROOT / "docs"
     texts = {page: page.read_text() for page in PAGES}
-    for page in PAGES[1:]:
-        path = page.relative_to(docs)
-        if page.parent == docs:
+    for page in DOCS.rglob("*.md"):
+        path = page.relative_to(DOCS)
+        if page.parent == DOCS and page.name != "index.md":
             assert f"](docs/{path}" in texts[PAGES[0]], path
-        else:
-            assert any(f"]({path}" in text for other, text in texts.items() if other.parent == docs), path
+        elif page.parent != DOCS and page.name != "index.md":
+            assert any(f"]({path}" in text for other, text in texts.items() if other.parent == DOCS), path
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    told = re.findall(r"^::: natsdisc\.(\w+)$", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
+    assert sorted({*natsdisc.__all__} - {*told}) == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 150
 
 
 async def test_the_commands_of_the_pages() -> None:

@@ -14,7 +14,6 @@ import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import nats
 import pytest
@@ -24,7 +23,7 @@ from natsdisc import EndpointInstance, EndpointSpec, RemovalReason, Removed, Tra
 from natsdisc.balance import is_draining
 from natsdisc.server import NatsServer
 from tests.programs import EXAMPLES, PATIENCE, Program, running
-from tests.rig import SERVERS, eventually
+from tests.rig import eventually, node_modules
 
 FASTAPI = endpoints("shop", "cart", "fastapi")
 ENOUGH = 40  # requests by which a change has been noticed
@@ -182,7 +181,7 @@ def _address(instance: natsdisc.EndpointInstance | natsdisc.ModelInstance) -> st
 
 
 async def test_nats_js_reads_the_same_bucket(server: NatsServer, client: natsdisc.Discovery) -> None:
-    modules = _node_modules()
+    modules = node_modules()
     kept = await client.register(_spec("kept"))
     await client.unregister(await client.register(_spec("gone")))
     # In a thread: this loop keeps the lease alive.
@@ -215,27 +214,3 @@ async def test_the_nats_command_reads_the_same_bucket(server: NatsServer, client
 
 def _spec(endpoint: str) -> EndpointSpec:
     return EndpointSpec("shop", "cart", endpoint, transport=Transport.nats("a"))
-
-
-def _node_modules() -> Path:
-    """nats.js, installed on first use, whole or not at all; skips the test, saying why, when it cannot be."""
-    target = SERVERS / "nats.js"
-    if shutil.which("node") is None or (shutil.which("npm") is None and not target.exists()):
-        pytest.skip("node or npm is not installed")
-    if not target.exists():
-        SERVERS.mkdir(exist_ok=True)
-        scratch = tempfile.mkdtemp(prefix="nats.js-", dir=SERVERS)
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", scratch]
-        packages = ["@nats-io/kv@3", "@nats-io/transport-node@3"]
-        npm = subprocess.run([*command, *packages], capture_output=True, text=True, timeout=120)
-        try:
-            if npm.returncode:
-                reason = npm.stderr.strip() or npm.stdout.strip() or "npm says nothing"
-                pytest.skip(f"nats.js cannot be installed: {reason.splitlines()[-1]}")
-            os.replace(scratch, target)
-        except OSError:
-            if not target.exists():
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target / "node_modules"

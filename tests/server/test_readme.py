@@ -21,6 +21,7 @@ from tests.rig import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").rglob("*.md")))]
 SNIPPETS = [code for page in PAGES for code in re.findall(r"```(?:python|js)\n(.*?)```", page, re.DOTALL)]
 EXCERPTS = [snippet for snippet in SNIPPETS if snippet.startswith(("# tests/", "// tests/"))]
@@ -28,7 +29,7 @@ USERS_TESTS = [snippet for snippet in SNIPPETS if "\nasync def test_" in snippet
 PYTHON = [snippet for snippet in SNIPPETS if snippet not in EXCERPTS + USERS_TESTS]
 SHELL = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README + QUICKSTART, re.DOTALL)
     for line in block.splitlines()
 ]
 PATIENCE = 120

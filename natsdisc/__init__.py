@@ -20,6 +20,7 @@ from .errors import (
     UnsupportedServerError,
     WrongLoopError,
 )
+from .history import Change
 from .lease import State
 from .model import (
     Added,
@@ -57,6 +58,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Added",
     "AlreadyRegisteredError",
+    "Change",
     "ClosedError",
     "ConflictError",
     "Connecting",

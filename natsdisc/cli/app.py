@@ -16,6 +16,7 @@ from .demo import demo
 from .demo_worker import demo_worker
 from .doctor import doctor
 from .drain import drain
+from .export import export
 from .failure import ExitCode, Failure
 from .history import history
 from .ls import ls
@@ -106,6 +107,7 @@ for _command in (
     unregister,
     drain,
     history,
+    export,
     status,
     doctor,
     prune,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 
@@ -12,10 +13,13 @@ from rich.text import Text
 from natsdisc.model import Added, Event, InstanceId
 
 from .connection import Connection, connection_options
+from .hook import Hook
+from .options import SPAN, Span
 from .output import cell, on_terminal, say, say_json
 from .path import path_of
+from .picture import follow, instances_in
 from .place import Place, place_argument
-from .render import detail, event_json, json_option
+from .render import detail, event_json, instances_json, json_option
 from .run import run_until_stopped
 
 __all__ = ["watch"]
@@ -25,10 +29,42 @@ _STYLES = {"added": "green", "changed": "cyan", "removed": "red"}
 
 @click.command(short_help="Print every change as it comes.")
 @place_argument()
+@click.option(
+    "--exec",
+    "command",
+    metavar="COMMAND",
+    help="Print nothing, and run this with the shell, first with what is there and again after changes. Its "
+    "stdin is the JSON that ls --json prints.",
+)
+@click.option(
+    "--settle",
+    type=SPAN,
+    default="200ms",
+    show_default=True,
+    help="With --exec: how long to wait for further changes, which are then handled together.",
+)
+@click.option(
+    "--exec-timeout",
+    type=Span(0.1),
+    default="60s",
+    show_default=True,
+    help="With --exec: stop a COMMAND that takes longer.",
+)
 @json_option
 @connection_options
-def watch(place: Place, as_json: bool, connection: Connection) -> None:
+def watch(
+    place: Place,
+    command: str | None,
+    settle: float,
+    exec_timeout: float,
+    as_json: bool,
+    connection: Connection,
+) -> None:
     """Print what is registered in PLACE, and then every change, until Ctrl-C.
+
+    With --exec it runs a COMMAND instead, such as one that writes a proxy's configuration and reloads it.
+    There is never more than one at a time, and each gets the latest state. If it fails, that is logged, and
+    it runs again at the next change. While the NATS server is away nothing runs.
 
     A removal tells its reason: unregistered, expired, or missing.
 
@@ -38,7 +74,35 @@ def watch(place: Place, as_json: bool, connection: Connection) -> None:
       {"event":"removed","id":"NS/COMPONENT/ENDPOINT/ID","reason":"expired"}
     An instance that changed is "added" again.
     """
-    run_until_stopped(_watch(connection, place, as_json), needs_reader=True)
+    if command is None:
+        run_until_stopped(_watch(connection, place, as_json), needs_reader=True)
+    elif as_json:
+        raise click.UsageError("--exec and --json exclude each other: COMMAND gets JSON always.")
+    else:
+        run_until_stopped(_run_hook(connection, place, command, settle, exec_timeout))
+
+
+async def _run_hook(
+    connection: Connection, place: Place, command: str, settle: float, timeout: float
+) -> None:
+    async with connection.open() as discovery, discovery.view(place.query) as view:
+
+        def state() -> bytes:
+            return f"{instances_json(instances_in(view.instances, place))}\n".encode()
+
+        hook = Hook(command, state, settle=settle, timeout=timeout)
+        tasks = [
+            asyncio.create_task(hook.run_for_ever()),
+            asyncio.create_task(follow(view, place, lambda _: hook.trigger())),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _watch(connection: Connection, place: Place, as_json: bool) -> None:

@@ -91,7 +91,7 @@ async def test_waiting_until_ready_is_bounded() -> None:
     await Health([probe], Times()).until_ready(60)
     assert tries == 3
     tries = -(10**9)
-    with pytest.raises(Failure, match="not ready within .* not yet"):
+    with pytest.raises(Failure, match=r"not ready within .* not yet"):
         await Health([probe], Times()).until_ready(0.2)
 
 

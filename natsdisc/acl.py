@@ -16,6 +16,7 @@ from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
 from .store.jetstream.ghosts import MARK
+from .store.jetstream.history import history_name
 from .store.jetstream.stream_config import StreamOptions
 
 __all__ = ["LIMITS", "Permissions", "Role", "inbox_prefix_of", "permissions"]
@@ -98,6 +99,7 @@ def permissions(
     inbox_prefix: str = "_INBOX",
     api_prefix: str = "$JS.API",
     create: bool = False,
+    history: bool = False,
 ) -> Permissions:
     """Return the permissions of `role`, everywhere or in one namespace or component.
 
@@ -106,7 +108,8 @@ def permissions(
     which all users share; `inbox_prefix_of` makes one for a user alone. `api_prefix` is the prefix under
     which the user reaches JetStream: of a domain, or of an import from another account.
     A reader of one namespace is not told what kind of stream a bucket is, for that tells all keys too.
-    Raises InvalidNameError, InvalidQueryError (an operator of a namespace).
+    With `history`, the user may read the history of the buckets, and an operator may make and delete it.
+    Raises InvalidNameError, InvalidQueryError (an operator of a namespace, or a history of one).
 
     >>> permissions(Role.READER, inbox_prefix=inbox_prefix_of("ann")).subscribe[0]
     '_INBOX_ann.>'
@@ -117,6 +120,8 @@ def permissions(
             raise InvalidNameError(f"{name} must be a subject without wildcards: {prefix!r}")
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
+    if history and namespace is not None:
+        raise InvalidQueryError("the reading of a history cannot be confined to a namespace: NATS has no way")
     place = keys.prefix_of(endpoints(namespace, component))
     below = f"{place}.>" if place else ">"
     publish: list[str] = []
@@ -143,5 +148,10 @@ def permissions(
             publish.append(f"{api_prefix}.STREAM.CREATE.{stream}")
         if role is Role.OPERATOR:
             publish.append(f"{api_prefix}.STREAM.UPDATE.{stream}")
+        if history:
+            past = history_name(bucket)
+            publish += [f"{api_prefix}.STREAM.INFO.{past}", f"{api_prefix}.DIRECT.GET.{past}"]
+            if role is Role.OPERATOR:
+                publish += [f"{api_prefix}.STREAM.{verb}.{past}" for verb in ("CREATE", "UPDATE", "DELETE")]
     publish.append("$JS.FC.>")  # the answers that flow control asks for
     return Permissions(tuple(publish), tuple(subscribe))

@@ -56,6 +56,11 @@ _WIDTH = 100
     "write everything in the account: see docs/security.md.",
 )
 @click.option(
+    "--history",
+    is_flag=True,
+    help="Also the history (see natsdisc history): reading it, and for an operator making and deleting it.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["conf", "nsc", "json"]),
@@ -73,6 +78,7 @@ def acl(
     inbox_prefix: str | None,
     api_prefix: str,
     create: bool,
+    history: bool,
     form: str,
 ) -> None:
     """Print the permissions that a NATS user of a role needs, and no more.
@@ -105,6 +111,7 @@ def acl(
         inbox_prefix=inbox,
         api_prefix=api_prefix,
         create=create,
+        history=history,
     )
     if form == "json":
         say_json(pretty(allowed.as_dict()))

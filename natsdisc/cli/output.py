@@ -37,12 +37,12 @@ def prepare() -> None:
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             # Whatever is opened next must not become our stdout.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
             mode = "r" if name == "stdin" else "w"
-            opened = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - for as long as we run
-            with suppress(OSError):
-                if opened.fileno() != descriptor:
-                    os.dup2(opened.fileno(), descriptor)
-            setattr(sys, name, opened)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -49,7 +49,7 @@ REGISTER = ["register", "shop", "cart", "pay", "-t", "tcp=h:1"]
         (["acl", "--role", "reader", "--bucket-prefix", "a.b"], ["a.b"]),
         ([*REGISTER, "--"], ["no command"]),
         ([*REGISTER, "--", "no-such-program-anywhere"], ["no-such-program-anywhere"]),
-        ([*REGISTER, "sleep", "60"], ["unexpected extra argument"]),
+        ([*REGISTER, "sleep", "60"], ["5 parts"]),
         ([*REGISTER, "--drain", "-1"], ["-1"]),
     ],
 )

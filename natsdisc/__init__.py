@@ -46,11 +46,12 @@ from .model import (
     models,
 )
 from .registrar import Registration
+from .selection import Selection
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
 from .store.memory import MemoryStore
-from .view import Selection, View
+from .view import View
 from .watch import Watch
 
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, log, wire
 from .balance import Balance
+from .cache import UNREADABLE_KEPT_S
 from .callbacks import check_callback, plain
 from .errors import (
     AlreadyRegisteredError,
@@ -23,8 +24,8 @@ from .errors import (
     ConflictError,
     InvalidValueError,
 )
-from .fold import UNREADABLE_KEPT
 from .history import Change, read_history, since_time
+from .informer import Follower, Informer
 from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .model import (
@@ -51,14 +52,14 @@ from .model import (
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
 from .signing import Secret, Signer, Trust, UntrustedError
-from .stats import Counters, Picture, Stats
+from .stats import Counters, QueryState, Stats
 from .store import UNTRUSTED, Bucket, EntryExistsError, Store, Write
 from .store.jetstream import JetStreamStore
 from .store.signed import SignedStore
 from .store.snapshot import read
 from .tasks import Tasks, bounded
 from .view import View
-from .watch import Feed, Follower, Watch
+from .watch import Watch
 
 __all__ = ["Connecting", "Discovery", "connect"]
 
@@ -70,7 +71,7 @@ _InstanceT = TypeVar("_InstanceT", bound=Instance)
 # has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
 # is set aside.
 _CLOSE_TIMEOUT = 1.65
-_ENDING_TASKS, _CLOSING_FEEDS, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
+_ENDING_TASKS, _CLOSING_WATCHES, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
 # A server that answers ends this many registrations a second at least, whatever else it does.
 _UNREGISTERED_PER_SECOND = 500
 # Seconds in which the marks of a drain are written. A server that is there needs milliseconds.
@@ -135,7 +136,7 @@ class Discovery:
             store = SignedStore(store, signer=signer, trust=trust, refused=self._refuse)
         self._store = store
         self._registrar = Registrar(store, self._stats, on_lost, on_state)
-        self._feeds: dict[Query, Feed] = {}
+        self._informers: dict[Query, Informer] = {}
         self._tasks = Tasks(self._stats)
         self._unreadable = Notices("values that cannot be read", time)
         self._forged = Notices("forged messages", time)
@@ -162,9 +163,9 @@ class Discovery:
         states = Counter(registration.state for registration in self.registrations)
         return self._stats.snapshot(
             {
-                query: Picture(len(feed.picture), feed.picture.synced, feed.age)
-                for query, feed in tuple(self._feeds.items())
-                if feed.is_open
+                query: QueryState(len(informer.picture), informer.picture.synced, informer.age)
+                for query, informer in tuple(self._informers.items())
+                if informer.is_open
             },
             {str(state): states[state] for state in State},
         )
@@ -375,7 +376,8 @@ class Discovery:
         self._check_open()
         if not isinstance(instance, EndpointInstance):
             raise InvalidValueError(
-                f"could not set the status of a {type(instance).__name__}: only an endpoint (EndpointInstance) has one"
+                f"could not set the status of a {type(instance).__name__}: only an endpoint "
+                "(EndpointInstance) has one"
             )
 
         def mark(current: Instance) -> Instance:
@@ -468,11 +470,11 @@ class Discovery:
         deadline = time() + _CLOSE_TIMEOUT
         # Calls that have begun are ended first, so that it is known what is there.
         await self._tasks.end(_ENDING_TASKS)
-        feeds = list(self._feeds.values())
-        self._feeds.clear()
-        if feeds:
-            closing = asyncio.gather(*(feed.aclose() for feed in feeds), return_exceptions=True)
-            await bounded("closing the watches", _outcome(closing), _CLOSING_FEEDS + len(feeds) / 1000)
+        informers = list(self._informers.values())
+        self._informers.clear()
+        if informers:
+            closing = asyncio.gather(*(informer.aclose() for informer in informers), return_exceptions=True)
+            await bounded("closing the watches", _outcome(closing), _CLOSING_WATCHES + len(informers) / 1000)
         # The registrar gives up by itself when nothing gets done any more.
         patience = max(deadline - time() - _DETACHING, _UNREGISTERING)
         count = len(self.registrations)
@@ -577,15 +579,15 @@ class Discovery:
     def _patience(self) -> float:
         """Seconds for which an instance is kept whose value became unreadable."""
         renewed = (self._lease_ttl or 0.0) / _RENEWALS_PER_TTL + _LATE_RENEWAL
-        return min(max(UNREADABLE_KEPT, renewed), _MOST_UNREADABLE_KEPT)
+        return min(max(UNREADABLE_KEPT_S, renewed), _MOST_UNREADABLE_KEPT)
 
-    def _join(self, query: Query) -> Feed:
+    def _join(self, query: Query) -> Informer:
         self._check_open()
         self._forget_closed()
-        feed = self._feeds.get(query)
-        if feed is None or feed.error is not None:
+        informer = self._informers.get(query)
+        if informer is None or informer.error is not None:
             bucket, prefix = self._store.bucket(entry.BUCKETS[query.kind]), keys.prefix_of(query)
-            feed = self._feeds[query] = Feed(
+            informer = self._informers[query] = Informer(
                 query,
                 self._decoder(query.kind),
                 lambda sink: bucket.watch(prefix, sink),
@@ -596,20 +598,20 @@ class Discovery:
                 forged=self._forged,
                 stale=self._stale,
             )
-        return feed
+        return informer
 
     def _forget_closed(self) -> None:
-        self._feeds = {other: feed for other, feed in self._feeds.items() if feed.is_open}
+        self._informers = {other: informer for other, informer in self._informers.items() if informer.is_open}
 
-    def _release(self, feed: Feed, follower: Follower) -> None:
+    def _release(self, informer: Informer, follower: Follower) -> None:
         """A watch was dropped without being closed; any thread may be the one that collects it."""
         if self._own_loop.in_this_process and self._own_loop.loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and all that ran in it
-                self._own_loop.loop.call_soon_threadsafe(self._leave, feed, follower)
+                self._own_loop.loop.call_soon_threadsafe(self._leave, informer, follower)
 
-    def _leave(self, feed: Feed, follower: Follower) -> None:
+    def _leave(self, informer: Informer, follower: Follower) -> None:
         if not self._closed:
-            self._tasks.start_alone("ending a watch that was dropped", feed.leave(follower))
+            self._tasks.start_alone("ending a watch that was dropped", informer.leave(follower))
 
     def _check_open(self, *, needs_loop: bool = True) -> None:
         self._own_loop.check(needs_loop=needs_loop)

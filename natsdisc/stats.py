@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 from .model import Query
 
-__all__ = ["Counters", "Picture", "Renewals", "Stats"]
+__all__ = ["Counters", "QueryState", "Renewals", "Stats"]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class QueryState:
     """A query that is followed: how many instances, whether the first picture is complete, and its age."""
 
     instances: int
@@ -47,7 +47,7 @@ class Stats:
     reregistrations: int
     swept: int
     wrong_copies: int
-    queries: Mapping[Query, Picture]
+    queries: Mapping[Query, QueryState]
     registrations: Mapping[str, int]
 
 
@@ -78,7 +78,7 @@ class Counters:
             self.renewal_seconds += count * seconds
             self.longest_renewal = max(self.longest_renewal, seconds)
 
-    def snapshot(self, queries: Mapping[Query, Picture], registrations: Mapping[str, int]) -> Stats:
+    def snapshot(self, queries: Mapping[Query, QueryState], registrations: Mapping[str, int]) -> Stats:
         """The counters as they are now, beside what is seen now."""
         return Stats(
             events=self.events,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -70,6 +71,25 @@ def no_server_left() -> Iterator[None]:
         os.kill(pid, signal.SIGKILL)
     if left:
         pytest.fail(f"nats-server processes left behind: {sorted(left)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_leftover_for_others() -> Iterator[None]:
+    """Collect garbage after each file, or with NATSDISC_TEST_GC after each test (`nothing_left_unclosed`).
+
+    A socket that a test dropped without closing it is then reported here, and not in whichever test runs when
+    Python happens to collect it.
+    """
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_unclosed() -> Iterator[None]:
+    """With NATSDISC_TEST_GC set, find the test that drops what it should close. It is slow."""
+    yield
+    if os.environ.get("NATSDISC_TEST_GC"):
+        gc.collect()
 
 
 def _server_children() -> set[int]:

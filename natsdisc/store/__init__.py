@@ -167,6 +167,9 @@ class Bucket(Protocol):
     def is_due(self, key: str) -> bool:
         """Return whether the value of `key` should be written again, to keep its signature valid."""
 
+    def is_busy(self, within: float) -> bool:
+        """Return whether a large snapshot, which others wait behind, went on `within` so many seconds."""
+
     def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         """Report every key below the tokens of `prefix` to `sink`, beginning with a snapshot.
 

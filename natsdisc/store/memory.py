@@ -109,6 +109,9 @@ class MemoryBucket:
     def is_due(self, key: str) -> bool:
         return False
 
+    def is_busy(self, within: float) -> bool:
+        return False
+
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return lambda: None  # nothing comes back here
 

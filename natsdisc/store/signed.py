@@ -17,6 +17,7 @@ from ..replay import check_end, is_older
 from ..signing import Signature, Signer, Trust, UntrustedError
 from . import Entry, Found, Holder, Lease, Reader, Restored, Sink, Store, Write
 from .checked import CheckedReader, CheckedSink, Refused
+from .slices import Slices
 
 __all__ = ["SignedStore"]
 
@@ -56,6 +57,7 @@ class SignedStore:
         self._trust = trust
         self._refused = refused
         self._wall = wall
+        self._slices = Slices()
         self._buckets: dict[str, SignedBucket] = {}
 
     @property
@@ -66,7 +68,7 @@ class SignedStore:
         """The bucket `name`, with signatures."""
         if name not in self._buckets:
             self._buckets[name] = SignedBucket(
-                self._store, name, self._signer, self._trust, self._refused, self._wall
+                self._store, name, self._signer, self._trust, self._refused, self._wall, self._slices
             )
         return self._buckets[name]
 
@@ -96,6 +98,7 @@ class SignedBucket:
         trust: Trust | None,
         refused: Refused,
         wall: Callable[[], float],
+        slices: Slices,
     ) -> None:
         self._bucket = store.bucket(name)
         self._clock = store.clock
@@ -104,6 +107,7 @@ class SignedBucket:
         self._own_key = Trust({}, own=signer.public_key) if signer is not None else None
         self._refused = refused
         self._wall = wall
+        self._slices = slices
         self._own: dict[str, _Own] = {}
 
     @property
@@ -178,10 +182,13 @@ class SignedBucket:
         own = self._own.get(key)
         return own is not None and own.again != 0 and own.again <= self._wall() * 1000
 
+    def is_busy(self, within: float) -> bool:
+        return self._bucket.is_busy(within)
+
     def watch(self, prefix: str, sink: Sink, *, shared: bool = True) -> Reader:
         if self._trust is None:
             return self._bucket.watch(prefix, sink, shared=shared)
-        checked = CheckedSink(sink, self.name, self._trust, self._refused, self._wall)
+        checked = CheckedSink(sink, self.name, self._trust, self._refused, self._wall, self._slices)
         return CheckedReader(self._bucket.watch(prefix, checked, shared=shared), checked, self._clock)
 
     def __getattr__(self, name: str) -> Any:

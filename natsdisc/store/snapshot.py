@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from ..errors import (
@@ -16,19 +17,26 @@ from . import Bucket, ResyncReason
 
 __all__ = ["read"]
 
+# Seconds for which a look lasts at most, however much progress there is.
+_LONGEST_S = 600.0
+
 
 async def read(bucket: Bucket, prefix: str, what: object, *, timeout: float) -> dict[str, bytes]:
-    """Every live value below the tokens of `prefix`, by its key; `what` is how an error calls it.
+    """Return every live value below the tokens of `prefix`, by its key; `what` is its name in errors.
 
-    Raises StoreUnavailableError when nothing more came for `timeout` seconds, and what ends a watch.
+    `timeout` bounds the time without progress, in seconds. A large snapshot that is read before this one on
+    the same connection is progress too, for ten minutes at most. Raises StoreUnavailableError after that, and
+    what ends a watch.
     """
     snapshot = _Snapshot()
     reader = bucket.watch(prefix, snapshot, shared=False)
     try:
-        most = -1
+        most, ends = -1, time.monotonic() + _LONGEST_S
         # A million entries take longer than an answer may; a look that has to begin again gets no further.
-        while not snapshot.done.done() and len(snapshot.values) > most:
-            most = len(snapshot.values)
+        while not snapshot.done.done() and time.monotonic() < ends:
+            if len(snapshot.values) <= most and not bucket.is_busy(timeout):
+                break
+            most = max(most, len(snapshot.values))
             await asyncio.wait((snapshot.done,), timeout=timeout)
         if not snapshot.done.done():
             raise StoreUnavailableError(

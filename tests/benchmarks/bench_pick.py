@@ -50,7 +50,7 @@ async def filled(
 
 def put(view: natsdisc.View[EndpointInstance], new: EndpointInstance) -> None:
     """What the store's reader does with a message, after it has parsed its headers."""
-    view._feed.put([(key_of(new.id), wire.dumps(new))])
+    view._informer.put([(key_of(new.id), wire.dumps(new))])
 
 
 def each(work: Callable[[], object], times: int) -> float:
@@ -100,7 +100,7 @@ async def memory_and_changes() -> None:
     tracemalloc.start()
     for number in range(LARGE):
         # Fresh objects, as they come out of a message.
-        view._feed.put([(str(keys[number].encode(), "ascii"), bytes(bytearray(data[number])))])
+        view._informer.put([(str(keys[number].encode(), "ascii"), bytes(bytearray(data[number])))])
     gc.collect()
     fed, _ = tracemalloc.get_traced_memory()
     view.pick()

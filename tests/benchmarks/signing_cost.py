@@ -51,6 +51,24 @@ async def median(work: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     return statistics.median(clocks), statistics.median(processors)
 
 
+async def longest_hold(work: Callable[[], Awaitable[object]]) -> float:
+    """Return for how long (seconds of the processor) `work` held the event loop in one piece."""
+    longest, ended = 0.0, False
+
+    async def tick() -> None:
+        nonlocal longest
+        while not ended:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+
+    ticking = asyncio.create_task(tick())
+    await work()
+    ended = True
+    await ticking
+    return longest
+
+
 async def register(discovery: natsdisc.Discovery, count: int) -> tuple[float, float]:
     """Write `count` instances as their owners would; return what it took."""
     bucket = discovery._store.bucket("v1_instances")
@@ -99,6 +117,10 @@ async def main(count: int) -> None:
                     assert len(await reader.list(endpoints())) == count
 
             show(f"first list of {count} {prefix}, {how}", await median(first), count)
+            holds = [await longest_hold(first) for _ in range(ROUNDS)]
+            print(
+                f"{'longest hold of the event loop meanwhile':<48} {statistics.median(holds) * 1e3:9.1f} ms"
+            )
             async with natsdisc.connect(server.url, bucket_prefix=prefix, trusted=trust) as reader:
                 await reader.list(endpoints())
                 again = await median(lambda: reader.list(endpoints()))

@@ -214,7 +214,7 @@ async def test_another_thread_may_collect_what_was_dropped(registry: Registry, w
 
 async def no_consumer_is_left(discovery: natsdisc.Discovery) -> None:
     """Neither in this process nor, where there is one, on the server."""
-    await eventually(lambda: not any(feed.is_open for feed in discovery._feeds.values()))
+    await eventually(lambda: not any(informer.is_open for informer in discovery._informers.values()))
     bucket: Any = discovery._store.bucket("v1_instances")
     if isinstance(discovery._store, natsdisc.MemoryStore):
         await eventually(lambda: not bucket._readers)

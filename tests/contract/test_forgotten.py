@@ -74,13 +74,13 @@ class TestWhatIsOverLetsGo:
             await service.register(ModelSpec("ns", "comp", f"ep{number}", card={"n": number}))
         watch = client.list_and_watch(models())
         await watch.synced()
-        feed = watch._feed
-        assert feed is not None
-        picture = weakref.ref(feed.picture)
+        informer = watch._informer
+        assert informer is not None
+        picture = weakref.ref(informer.picture)
         await watch.aclose()
         gc.collect()
         assert picture() is None
-        assert not watch._inbox._backlog
+        assert not watch._queue._pending
         assert [event async for event in watch] == []
 
     async def test_when_the_discovery_is_closed(self, registry: Registry) -> None:
@@ -90,8 +90,8 @@ class TestWhatIsOverLetsGo:
         await watch.synced()
         await view.wait_for(1)
         await discovery.close()
-        assert watch._feed is not None
-        assert len(watch._feed.picture) == 0
+        assert watch._informer is not None
+        assert len(watch._informer.picture) == 0
         assert len(view) == 1  # a view stays as it was
 
 
@@ -142,8 +142,8 @@ class TestCallbacks:
             view.subscribe(print)
         other = discovery.view(endpoints())
         await other.wait_for(0)
-        assert other._feed._reader is not None
-        other._feed.fail(natsdisc.PermissionDeniedError("not any more"))
+        assert other._informer._reader is not None
+        other._informer.fail(natsdisc.PermissionDeniedError("not any more"))
         with pytest.raises(natsdisc.PermissionDeniedError, match="not any more"):
             other.subscribe(print)
         await other.aclose()
@@ -221,7 +221,7 @@ class TestLogFloods:
         store = MemoryStore(clock=(clock := ManualClock()))
         async with natsdisc.Discovery(store) as client, client.view(endpoints()) as view:
             bucket: Any = store.bucket("v1_instances")
-            reader = view._feed
+            reader = view._informer
 
             def write(key: str) -> None:
                 if what == "invalid":
@@ -279,12 +279,12 @@ class TestLogFloods:
             for view in views:
                 await view.wait_for(0)
             for view in views:
-                view._feed.stale(
+                view._informer.stale(
                     natsdisc.store.ResyncReason.SILENCE, natsdisc.StoreUnavailableError("nothing heard")
                 )
             for view in views:
-                view._feed.begin()
-                view._feed.end()
+                view._informer.begin()
+                view._informer.end()
             assert client.stats().resyncs == {"silence": 500}
         lines = [record for record in caplog.records if record.name.startswith("natsdisc")]
         assert len(lines) == 100 + 100 + 1
@@ -310,7 +310,7 @@ class TestNothingEndsTheRest:
 
         service, client = await registry.join(lease_ttl=1), await registry.join(expiry_grace=0.1)
         view = client.view(endpoints())
-        view._feed._followers = (Broken(), *view._feed._followers)
+        view._informer._followers = (Broken(), *view._informer._followers)
         mine = await service.register(spec())
         await view.wait_for(1, timeout=PATIENCE)
         await natsdisc.testing.crash(service)

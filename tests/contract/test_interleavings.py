@@ -147,7 +147,7 @@ class Clients(RuleBasedStateMachine):
     async def _follow(self, follower: Follower) -> None:
         expected = self.expected(follower.query)
         await follower.watch.synced()
-        while follower.seen != expected or follower.watch._inbox._backlog:
+        while follower.seen != expected or follower.watch._queue._pending:
             follower.take(await anext(follower.watch))
 
     def expected(self, query: natsdisc.Query) -> dict[natsdisc.InstanceId, natsdisc.Instance]:

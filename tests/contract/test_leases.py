@@ -45,7 +45,7 @@ async def test_a_renewed_lease_says_nothing(registry: Registry) -> None:
     async with client.list_and_watch(endpoints()) as events:
         assert await next_event(events) == Added(mine)
         await eventually(lambda: service.stats().heartbeats >= 8)  # more than two ttls
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         assert await client.list(endpoints()) == [mine]
     assert service.stats().fence_failures == 0
 
@@ -70,7 +70,7 @@ async def test_an_expiry_is_kept_back_for_the_grace(registry: Registry) -> None:
         assert await next_event(events) == Added(mine)
         await crash(first)
         await eventually(lambda: emptied(client))
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         second = await registry.join(instance_id=1)
         assert await second.register(spec()) == mine  # back within the grace: nobody hears of it
         other = await second.register(spec("other"))
@@ -101,6 +101,25 @@ async def test_the_lease_of_a_dead_one_does_not_end_the_next_one(registry: Regis
     assert mine in await client.list(endpoints())
 
 
+async def test_the_same_value_without_a_lease_takes_the_place_of_a_leased_one(registry: Registry) -> None:
+    """Nothing is removed: not when it is registered, and not while the other process renews its lease."""
+    first = await registry.join(instance_id=1, lease_ttl=1)
+    client = await registry.join(expiry_grace=0)
+    mine = await first.register(spec())
+    async with client.list_and_watch(endpoints()) as events:
+        assert await next_event(events) == Added(mine)
+        second = await registry.join(instance_id=1, lease_ttl=None)
+        assert await second.register(spec()) == mine
+        beats = first.stats().renewals.count
+        await eventually(lambda: first.stats().renewals.count >= beats + 6)
+        assert [one.state for one in first.registrations] == [State.ACTIVE]
+        other = await second.register(spec("other"))
+        assert await next_event(events) == Added(other)
+        # The process that holds it without a lease alone decides when it ends.
+        await first.unregister(mine)
+        assert await next_event(events) == Removed(mine.id, RemovalReason.UNREGISTERED)
+
+
 async def test_update_goes_on_under_the_same_lease(registry: Registry) -> None:
     service, client = await registry.join(lease_ttl=1), await registry.join()
     mine = await service.register(spec(at="one"))
@@ -110,7 +129,7 @@ async def test_update_goes_on_under_the_same_lease(registry: Registry) -> None:
         assert await next_event(events) == Added(moved)
         beats = service.stats().heartbeats
         await eventually(lambda: service.stats().heartbeats >= beats + 6)
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         assert service.stats().fence_failures == 0
         await crash(service)
         assert await next_event(events) == Removed(mine.id, RemovalReason.EXPIRED)

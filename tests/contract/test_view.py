@@ -750,17 +750,17 @@ class TestSetAside:
                 mine = await discovery.register(spec(f"ep{number}"))
                 await view.wait_for(1)
                 view.report_failure(mine.id)
-                assert view._state.asides
+                assert view._choice.ejections
                 await discovery.unregister(mine)
                 await until(lambda: not len(view))
                 view.report_failure(mine.id)
                 view.report_failure(spec(namespace="elsewhere").with_instance_id(1).id)
                 view.report_failure(ModelSpec("ns", "comp", "ep", card=1).with_instance_id(1).id)
-                assert not view._state.asides
-                assert not view._state.asides.out
+                assert not view._choice.ejections
+                assert not view._choice.ejections.out
             await clock.advance(LONGEST_REST)
             view.report_failure((await discovery.register(spec())).id)
-            assert len(view._state.asides._returns) <= 1
+            assert len(view._choice.ejections._returns) <= 1
 
     async def test_any_number_of_failures(self, view: View[EndpointInstance], clock: ManualClock) -> None:
         for _ in range(1100):

@@ -149,15 +149,15 @@ async def test_what_was_lost_without_a_trace_is_found_by_a_routine_look(
         asyncio.timeout(DEADLINE),
     ):
         await events.synced()
-        feed = events._feed
-        assert feed is not None
-        put, lost = feed.put, asyncio.Event()
+        informer = events._informer
+        assert informer is not None
+        put, lost = informer.put, asyncio.Event()
 
         def lose(entries: Sequence[tuple[str, bytes]]) -> None:
-            feed.put = put  # type: ignore[method-assign]
+            informer.put = put  # type: ignore[method-assign]
             lost.set()
 
-        feed.put = lose  # type: ignore[method-assign]
+        informer.put = lose  # type: ignore[method-assign]
         await plain.put(foreign(0))
         await lost.wait()
         assert await anext(events) == Added(foreign(0))

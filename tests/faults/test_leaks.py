@@ -110,7 +110,7 @@ async def test_watches_leave_no_consumer_and_no_task() -> None:
         # Well before the server would throw out those that nobody listens to.
         await eventually(no_consumer, 8.0)
         assert not discovery._tasks
-        assert not [feed for feed in discovery._feeds.values() if feed.is_open]
+        assert not [informer for informer in discovery._informers.values() if informer.is_open]
         assert link.listeners == listeners
         assert not link._mailbox._waiting
         assert len(link.connection._subs) <= 1, "subscriptions left: all but the one for answers"

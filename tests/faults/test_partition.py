@@ -115,14 +115,14 @@ async def all_right(fleet: Fleet) -> bool:
 
 def ages(fleet: Fleet) -> list[float]:
     """The seconds since each watcher of this process had its picture confirmed."""
-    return [follower.watch._feed.age for follower in fleet.followers if follower.watch._feed]
+    return [follower.watch._informer.age for follower in fleet.followers if follower.watch._informer]
 
 
 def readers(fleet: Fleet) -> list[OrderedReader]:
     """What each watcher of this process reads with."""
-    feeds = [follower.watch._feed for follower in fleet.followers]
+    informers = [follower.watch._informer for follower in fleet.followers]
     # Few queries: each has a consumer of its own behind the hub.
-    found = [getattr(feed._reader, "_reader", None) for feed in feeds if feed is not None]
+    found = [getattr(informer._reader, "_reader", None) for informer in informers if informer is not None]
     assert all(isinstance(reader, OrderedReader) for reader in found)
     return found  # type: ignore[return-value]
 

@@ -52,7 +52,7 @@ class Buffers:
         self._client = follower.discovery._store._requester.connection  # type: ignore[attr-defined]
 
     def look(self) -> None:
-        self.changes = max(self.changes, len(self._follower.watch._inbox._backlog))
+        self.changes = max(self.changes, len(self._follower.watch._queue._pending))
         subscriptions = list(self._client._subs.values())
         messages = (int(sub._pending_queue.qsize()) for sub in subscriptions)
         sizes = (int(sub._pending_size) for sub in subscriptions)

@@ -12,8 +12,9 @@ from nats.aio.client import Client
 from nats.errors import ProtocolError
 
 from natsdisc import entry, keys, wire
+from natsdisc.cache import UNREADABLE_KEPT_S, Cache
+from natsdisc.changes import Change
 from natsdisc.errors import DiscoveryError, InvalidValueError
-from natsdisc.fold import UNREADABLE_KEPT, Change, Fold
 from natsdisc.model import Added, EndpointInstance, Instance, Kind, RemovalReason, Transport
 from natsdisc.store import ResyncReason
 from natsdisc.store.jetstream.api import JetStreamApi
@@ -131,30 +132,30 @@ others_deliveries = st.sampled_from(
 
 
 class Picture:
-    """A sink over a fold, as a watch has it."""
+    """A sink over a cache, as a watch has it."""
 
     def __init__(self) -> None:
-        self.fold = Fold(partial(entry.decode, Kind.ENDPOINT), grace=GRACE)
+        self.cache = Cache(partial(entry.decode, Kind.ENDPOINT), grace=GRACE)
         self.changes: list[Change] = []
         self.now = 0.0
 
     def recover(self) -> None:
-        self.fold.recover(self.now)
+        self.cache.recover(self.now)
 
     def begin(self) -> None:
-        self.fold.begin()
+        self.cache.begin()
 
     def put(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        self.changes += self.fold.put(entries, self.now)
+        self.changes += self.cache.put(entries, self.now)
 
     def delete(self, key: str, reason: RemovalReason) -> None:
-        self.changes += self.fold.delete(key, reason, self.now)
+        self.changes += self.cache.delete(key, reason, self.now)
 
     def keep(self, key: str) -> None:
-        self.fold.keep(key, self.now)
+        self.cache.keep(key, self.now)
 
     def end(self) -> None:
-        self.fold.end(self.now)
+        self.cache.end(self.now)
 
     def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
         raise AssertionError(reason)
@@ -196,11 +197,11 @@ def a_picture_is_what_the_bucket_holds(sent: list[tuple[bytes, ...]], cuts: list
     ]
     assert pictures[0].changes == pictures[1].changes == pictures[2].changes
     for picture in pictures:
-        picture.changes += picture.fold.advance(GRACE + UNREADABLE_KEPT)
+        picture.changes += picture.cache.advance(GRACE + UNREADABLE_KEPT_S)
         live = {
             key: instance for key, value in model.items() if (instance := _decoded(key, value)) is not None
         }
-        assert picture.fold.live == live
+        assert picture.cache.picture.live == live
         assert all(keys.key_of(instance.id) == key for key, instance in live.items())
         shown: dict[str, Instance] = {}
         for change in picture.changes:

@@ -111,7 +111,7 @@ async def test_without_faults_nothing_reaches_a_watcher(
         assert later.delivered is not None
         assert later.name == consumer.name
         assert later.delivered.consumer_seq == consumer.delivered.consumer_seq
-        assert not events._inbox._backlog
+        assert not events._queue._pending
 
 
 @pytest.mark.parametrize("shift", [-3600.0, 3600.0, None], ids=["behind", "ahead", "stepping"])
@@ -128,7 +128,7 @@ async def test_the_wall_clock_of_the_client_is_never_read(
         mine = await service.register(spec())
         assert await next_event(events) == Added(mine)
         await eventually(lambda: service.stats().heartbeats >= 6, timeout=PATIENCE)
-        assert not events._inbox._backlog
+        assert not events._queue._pending
         assert service.stats().fence_failures == 0
         await crash(service)
         assert await next_event(events) == Removed(mine.id, RemovalReason.EXPIRED)
@@ -164,7 +164,7 @@ async def test_a_server_outage_is_not_seen_while_everyone_lives(
             assert await watcher.list(endpoints()) == mine
             beats = service.stats().heartbeats
             await eventually(lambda: service.stats().heartbeats > beats + 100, timeout=PATIENCE)
-            assert not events._inbox._backlog
+            assert not events._queue._pending
             assert await watcher.list(endpoints()) == mine
 
 
@@ -227,7 +227,7 @@ async def test_a_forged_tombstone_is_not_believed(
             )
             await eventually(lambda: watcher.stats().forged > forged, timeout=PATIENCE)  # noqa: B023
             await eventually(lambda: listed(watcher, mine), timeout=PATIENCE)
-        assert not events._inbox._backlog  # the watcher never lost it
+        assert not events._queue._pending  # the watcher never lost it
         assert "forged" in caplog.text
 
 
@@ -277,7 +277,7 @@ async def test_a_crash_between_the_two_messages_leaves_nothing_to_see(
 
         await eventually(fired, timeout=PATIENCE)
         assert await watcher.list(endpoints()) == [mine]
-        assert not events._inbox._backlog
+        assert not events._queue._pending
 
 
 async def test_a_plain_kv_client_never_sees_a_lease(

@@ -246,6 +246,17 @@ async def test_a_limit_that_is_lowered_while_connected() -> None:
         assert client.counts["breaks"] == 1, "it is sent once, and not again after a reconnect"
         await eventually(lambda: is_well(discovery), PATIENCE)
         assert (await discovery.update(card, card="small")).card == "small"
+        # Raised again: the server tells only new connections, and one is made to hear it.
+        await reload(server, gate.config)
+
+        async def fits() -> bool:
+            try:
+                return len((await discovery.update(card, card="z" * 200_000)).card) == 200_000
+            except PayloadTooLargeError:
+                return False
+
+        await eventually(fits, PATIENCE)
+        assert client.counts["breaks"] == 1
 
 
 async def test_headers_count_too() -> None:

@@ -33,10 +33,13 @@ LEVELS = {
     "natsdisc.nkey": 1,
     "natsdisc.signing": 1,
     "natsdisc.replay": 1,
-    "natsdisc.fold": 1,
+    "natsdisc.changes": 2,
+    "natsdisc.picture": 2,
+    "natsdisc.cache": 2,
     "natsdisc.store.records": 0,
     "natsdisc.store": 1,
     "natsdisc.store.snapshot": 2,
+    "natsdisc.store.slices": 1,
     "natsdisc.store.signed": 2,
     "natsdisc.store.checked": 2,
     "natsdisc.store.memory": 2,
@@ -44,9 +47,12 @@ LEVELS = {
     "natsdisc.acl": 2,
     "natsdisc.measure": 2,
     "natsdisc.balance": 2,
-    "natsdisc.order": 2,
-    "natsdisc.aside": 2,
+    "natsdisc.ejection": 2,
+    "natsdisc.choice": 2,
+    "natsdisc.informer": 3,
     "natsdisc.watch": 3,
+    "natsdisc.listeners": 3,
+    "natsdisc.selection": 3,
     "natsdisc.registration": 2,
     "natsdisc.reports": 2,
     "natsdisc.renewals": 3,
@@ -161,9 +167,10 @@ def test_there_are_no_circles() -> None:
     assert set(TopologicalSorter(INSIDE).static_order()) >= set(LAYERED)
 
 
-@pytest.mark.parametrize("name", ["natsdisc.fold", "natsdisc.lease", "natsdisc.model", "natsdisc.keys"])
-def test_the_core_is_pure(name: str) -> None:
-    assert outside(name).isdisjoint({"asyncio", "time", "random", "datetime", "nats", "logging"})
+@pytest.mark.parametrize("module", ["cache", "picture", "changes", "lease", "model", "keys"])
+def test_the_core_is_pure(module: str) -> None:
+    impure = {"asyncio", "time", "random", "datetime", "nats", "logging"}
+    assert outside(f"natsdisc.{module}").isdisjoint(impure)
 
 
 def test_only_the_jetstream_store_knows_nats() -> None:
@@ -187,14 +194,14 @@ def test_what_is_below_the_facade_knows_no_third_party_but_these() -> None:
 
 
 def test_reading_and_registering_do_not_know_each_other() -> None:
-    reading = {name for name in ("natsdisc.watch", "natsdisc.view") if name in MODULES}
-    assert reachable("natsdisc.registrar").isdisjoint({*reading, "natsdisc.fold"})
+    reading = {name for name in ("natsdisc.informer", "natsdisc.watch", "natsdisc.view") if name in MODULES}
+    assert reachable("natsdisc.registrar").isdisjoint({*reading, "natsdisc.cache"})
     for name in reading:
         assert reachable(name).isdisjoint({"natsdisc.registrar", "natsdisc.lease"})
 
 
 def test_the_core_works_without_a_store() -> None:
-    for name in ("natsdisc.watch", "natsdisc.registrar", "natsdisc.view"):
+    for name in ("natsdisc.informer", "natsdisc.watch", "natsdisc.registrar", "natsdisc.view"):
         if name in MODULES:
             stores = {module for module in reachable(name) if is_below(module, "natsdisc.store")}
             assert stores == {"natsdisc.store", "natsdisc.store.records"}

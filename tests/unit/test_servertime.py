@@ -167,6 +167,28 @@ class TestClocksThatJump:
             server_time.check()
             assert server_time.age < float("inf")
 
+    @pytest.mark.parametrize("by", [-60.0, -1.0])
+    def test_an_answer_from_the_future_is_a_reason_to_ask(self, monotonic: Monotonic, by: float) -> None:
+        server_time = observed("2024-01-01T00:00:00Z")
+        monotonic.sleepless += by
+        assert server_time.age == float("inf")
+        server_time.observe("2024-01-01T00:00:00.3Z", monotonic.now - 0.4, monotonic.now + 0.4)
+        assert server_time.age < 1
+        assert server_time.error == pytest.approx(0.4)
+
+    def test_a_doubt_asks_again_however_young_the_answer_is(self, monotonic: Monotonic) -> None:
+        """A sweep may have asked right before the clock was set."""
+        server_time = observed("2024-01-01T00:00:00Z")
+        server_time.doubt()
+        assert server_time.age == float("inf")
+        server_time.observe("2024-01-01T00:01:00Z", monotonic.now, monotonic.now)
+        for _ in range(1000):  # the fences that failed for the same reason
+            server_time.doubt()
+        assert server_time.age == 0.0
+        monotonic.now += 2.5
+        server_time.doubt()
+        assert server_time.age == float("inf")
+
     def test_the_distance_to_a_time(self, monotonic: Monotonic) -> None:
         server_time = observed("2024-01-01T00:00:00Z")
         monotonic.now += 5

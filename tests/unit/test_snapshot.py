@@ -70,6 +70,31 @@ async def test_it_ends_when_it_gets_no_further(again: bool) -> None:
         await read(bucket, "", "it", timeout=5 * PAUSE)
 
 
+class BusyBucket(SlowBucket):
+    """Reports nothing while another snapshot is read for `seconds`, or for ever."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(3)
+        self._until = asyncio.get_running_loop().time() + seconds
+
+    def is_busy(self, within: float) -> bool:
+        return asyncio.get_running_loop().time() < self._until + within
+
+    async def _report(self, sink: Sink) -> None:
+        await asyncio.sleep(self._until - asyncio.get_running_loop().time())
+        await super()._report(sink)
+
+
+async def test_a_large_snapshot_that_is_read_before_it_is_progress() -> None:
+    assert len(await read(BusyBucket(10 * PAUSE), "", "it", timeout=5 * PAUSE)) == 3
+
+
+async def test_even_progress_has_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("natsdisc.store.snapshot._LONGEST_S", 4 * PAUSE)
+    with pytest.raises(StoreUnavailableError, match="could not read it"):
+        await read(BusyBucket(3600), "", "it", timeout=2 * PAUSE)
+
+
 async def test_what_ends_the_watch_ends_the_look() -> None:
     with pytest.raises(StoreUnavailableError, match=r"^broken$"):
         await read(BrokenBucket(MemoryStore().clock), "", "it", timeout=5)

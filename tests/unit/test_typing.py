@@ -1,4 +1,4 @@
-"""The types as users see them: snippets of the documents under `mypy --strict`, as `tests/typing_view.py` is."""
+"""The types as users see them: snippets of the documents under `mypy --strict`, as `typing_view.py` is."""
 
 from __future__ import annotations
 

@@ -44,7 +44,6 @@ class JetStreamStore:
         self._nc = nc
         self._requester = Requester(nc)
         self._api = JetStreamApi(self._requester)
-        self._server_time = ServerTime()
         self._clock = LoopClock()
         self._buckets: dict[str, JetStreamBucket] = {}
         self._owns_connection = False
@@ -80,8 +79,9 @@ class JetStreamStore:
     def bucket(self, name: str) -> JetStreamBucket:
         """The bucket `name`, below the prefix."""
         if name not in self._buckets:
-            bucket = JetStreamBucket(self._api, name, self._options, self._server_time)
-            self._requester.on_reconnect(self._server_time.forget)
+            server_time = ServerTime()
+            bucket = JetStreamBucket(self._api, name, self._options, server_time)
+            self._requester.on_reconnect(server_time.forget)
             self._requester.on_reconnect(bucket.forget)
             self._buckets[name] = bucket
         return self._buckets[name]

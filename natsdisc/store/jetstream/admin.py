@@ -196,7 +196,7 @@ class Admin:
         stream = self.stream(name)
         if not await stream.look() or not stream.leases:
             return {}
-        now = stream.leader_time()
+        now = stream.clock.read()
         found = await Ghosts(self._api, stream, _TOMBSTONE_TTL).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}

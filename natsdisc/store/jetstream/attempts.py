@@ -55,17 +55,19 @@ class Attempts:
         await self._stream.check_room(len(write.value), timeout)
         if write.ttl is None:
             self._stream.warn_of_memory()
-        expected = 0
+        expected, entry = 0, None
         while True:
             try:
-                return await self._write_under_lease(write, expected, timeout)
+                return await self._write_under_lease(write, expected, timeout, over=entry)
             except WrongSequenceError:
                 expected, entry = await self.last(write.key, timeout)
             if entry is None or not write.is_somebodys(entry):
                 continue  # a tombstone, or a value of nobody: write over it
             if entry.value != write.value:
                 raise EntryExistsError(entry)
-            revision = await self._take_same(entry, write, timeout)
+            if _ends_lease(write, entry):
+                continue  # write over it: watches hear of no change
+            revision = await self._take_same(entry, write)
             if revision is not None:
                 return revision
 
@@ -77,9 +79,15 @@ class Attempts:
             expected, entry, removal_reason = await self._look(write.key, timeout)
             is_somebodys = entry is not None and write.is_somebodys(entry)
             if entry is not None and is_somebodys and entry.value == write.value:
-                revision = await self._take_same(entry, write, timeout)
-                if revision is None:
+                if _ends_lease(write, entry):
+                    with suppress(WrongSequenceError):
+                        revision = await self._write_under_lease(write, expected, timeout, over=entry)
+                        return Restored(_written(write, revision, write.signature), Found.SAME)
                     continue
+                same = await self._take_same(entry, write)
+                if same is None:
+                    continue
+                revision = same
                 return Restored(_written(write, revision, entry.signature), Found.SAME)
             if entry is None:
                 found = _FOUND.get(removal_reason, Found.REMOVED) if expected else Found.MISSING
@@ -92,7 +100,7 @@ class Attempts:
                         found = Found.UPDATED
             with suppress(WrongSequenceError):
                 if entry is None or found is not Found.UPDATED:
-                    revision = await self._write_under_lease(write, expected, timeout)
+                    revision = await self._write_under_lease(write, expected, timeout, over=entry)
                     return Restored(_written(write, revision, write.signature), found)
                 if write.ttl is not None:
                     await self._leases.renew_now(Lease(write.key, entry.revision, write.ttl, write.owner))
@@ -164,16 +172,11 @@ class Attempts:
         )
         return sequence, entry, None
 
-    async def _take_same(self, entry: Entry, write: Write, timeout: float) -> int | None:
+    async def _take_same(self, entry: Entry, write: Write) -> int | None:
         """Go on with a value that is there: a first answer was lost, or the same process registers again.
 
         Return its revision, or None when it has to be looked at again.
         """
-        if write.ttl is None and entry.leased:
-            # Of a process that died: its lease would end ours.
-            with suppress(ConflictError):
-                await self.delete(entry.key, entry.revision, timeout)
-            return None
         try:
             if write.ttl is not None:
                 await self._leases.renew_now(Lease(entry.key, entry.revision, write.ttl, write.owner))
@@ -181,12 +184,17 @@ class Attempts:
             return None
         return entry.revision
 
-    async def _write_under_lease(self, write: Write, expected: int, timeout: float) -> int:
+    async def _write_under_lease(
+        self, write: Write, expected: int, timeout: float, *, over: Entry | None = None
+    ) -> int:
         """Write the lease, then the value, back to back; return the revision of the value.
 
-        A crash between the two leaves a tombstone for no key, which does no harm.
+        A crash between the two leaves a tombstone for no key, which does no harm. Without a lease, the one of
+        the entry that is written `over` is ended.
         """
         lease: PendingAck | None = None
+        if over is not None and _ends_lease(write, over):
+            await self._leases.end(write.key, expected, timeout)
         if write.ttl is not None:
             lease = await self._leases.publish(Lease(write.key, expected, write.ttl, write.owner))
         subject, headers = self._stream.subject_prefix + write.key, _headers(write, expected)
@@ -242,6 +250,11 @@ def _headers(write: Write, expected: int) -> dict[str, str]:
     if write.signature is not None:
         headers[SIGNATURE] = write.signature
     return headers
+
+
+def _ends_lease(write: Write, entry: Entry) -> bool:
+    """Return whether `write` has no lease, and is to outlast the lease of `entry`."""
+    return write.ttl is None and entry.leased
 
 
 def _written(write: Write, revision: int, signature: str | None) -> Entry:

@@ -54,6 +54,9 @@ class JetStreamBucket:
     def is_due(self, key: str) -> bool:
         return False
 
+    def is_busy(self, within: float) -> bool:
+        return asyncio.get_running_loop().time() - self._api.gate.heard < within
+
     def forget(self) -> None:
         """Look at the stream and the server's clock again before the next write: the connection broke."""
         self._stream.forget()
@@ -65,18 +68,18 @@ class JetStreamBucket:
         await self._api.requester.ready(timeout)
 
     async def create(self, write: Write) -> int:
-        self._check_size(write)
+        await self._check_size(write)
         return await self._retried(lambda timeout: self._attempts.create(write, timeout))
 
     async def restore(self, write: Write) -> Restored:
         async def attempt(timeout: float) -> Restored:
-            self._check_size(write)  # here, since the server that comes back may take another size
+            await self._check_size(write)  # here, since the server that comes back may take another size
             return await self._attempts.restore(write, timeout)
 
         return await self._retried(attempt)
 
     async def replace(self, write: Write, *, revision: int) -> int:
-        self._check_size(write)
+        await self._check_size(write)
         return await self._retried(lambda timeout: self._attempts.replace(write, revision, timeout))
 
     async def delete(self, key: str, *, revision: int | None, lease_ttl: float | None = None) -> None:
@@ -122,9 +125,14 @@ class JetStreamBucket:
                 if not await backoff.pause(patience_left=started + patience_s(error) - time.monotonic()):
                     raise error from error.__cause__
 
-    def _check_size(self, write: Write) -> None:
+    async def _check_size(self, write: Write) -> None:
+        """Raise PayloadTooLargeError for what the server would refuse, if a look says that it still would."""
         size = len(write.value)
-        most = self._api.requester.max_payload - _HEADER_BYTES - len(write.signature or "")
+        others = _HEADER_BYTES + len(write.signature or "")
+        most = self._api.requester.max_payload - others
+        if size > most:
+            await self._api.requester.look_at_limit()
+            most = self._api.requester.max_payload - others
         if size > most:
             raise PayloadTooLargeError(
                 f"could not write {write.key} to bucket {self.name}: {size} bytes, and the server takes "

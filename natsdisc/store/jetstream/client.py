@@ -52,6 +52,8 @@ class OwnClient(Client):  # type: ignore[misc]  # nats-py is not typed
         self.outages = Outages()
         # Whether the server has told what holds for this user; it does behind its first PONG.
         self.settled = False
+        # What the server told before it knew the account.
+        self.first_max_payload: int | None = None
         self._named: set[str] = set()
         self._repair: asyncio.Task[None] | None = None
 
@@ -83,6 +85,8 @@ class OwnClient(Client):  # type: ignore[misc]  # nats-py is not typed
         # nats-py looks at the first INFO only, which a server sends before it knows the account.
         if isinstance(most, int) and most > 0:
             self._max_payload = most
+            if initial_connection:
+                self.first_max_payload = most
         if info.get("connect_urls"):
             self._named = set(info["connect_urls"])
         if self._current_server is not None:

@@ -71,7 +71,7 @@ class Ghosts:
         With `last`, only those up to that sequence.
         """
         filter = f"{self._stream.lease_prefix}{prefix}.>" if prefix else f"{self._stream.lease_prefix}>"
-        now = self._stream.leader_time()
+        now = self._stream.clock.read()
         found: list[StoredMessage] = []
         sequence = self._resume_at.pop(prefix, 1)
         for _ in range(_MOST_LEASES):

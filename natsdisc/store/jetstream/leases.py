@@ -21,6 +21,7 @@ from .messages import (
     SCHEDULE,
     SCHEDULE_TARGET,
     SCHEDULE_TTL,
+    TTL,
 )
 from .requests import TRY_TIMEOUT_S, understood
 from .servertime import ServerTime
@@ -37,6 +38,7 @@ _CLOCK_AGE_S = 60.0
 # Seconds after its time at which a lease that did not fire is dead. An election delays leases by about 5 s.
 _OVERDUE_S = 5.0
 _AT = "@at "
+_LEASE_ENDED_TTL = "1s"
 
 
 class Leases:
@@ -78,6 +80,16 @@ class Leases:
         [error] = await self._renew([lease], max(self._renew_timeout, TRY_TIMEOUT_S))
         if error is not None:
             raise error
+
+    async def end(self, key: str, revision: int, timeout: float) -> None:
+        """End the lease of `key`, whose value is at `revision`, and leave the value.
+
+        Raises WrongSequenceError when the key has another revision.
+        """
+        target = self._stream.subject_prefix + key
+        # A newer message takes the place of the schedule, and expires.
+        headers = {EXPECTED_SEQUENCE: str(revision), EXPECTED_SUBJECT: target, TTL: _LEASE_ENDED_TTL}
+        await (await self._api.publish(self._stream.lease_prefix + key, b"", headers)).sequence(timeout)
 
     async def holder(self, entry: Entry, timeout: float) -> str | None:
         """Return the owner whose lease keeps `entry` alive, or who wrote it without a lease; None is nobody.

@@ -122,6 +122,10 @@ class Requester:
                 self._limits.violated(self._mailbox.sizes)
             self._errors.append((self._error_count, text))
 
+    async def look_at_limit(self) -> None:
+        """Find out whether the server takes larger messages than it told; see `Limits.look`."""
+        await self._limits.look()
+
     async def ready(self, timeout: float = REQUEST_TIMEOUT) -> None:
         """Wait until the connection is up.
 

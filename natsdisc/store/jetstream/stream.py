@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from ... import log
@@ -78,7 +78,6 @@ class Stream:
         self._bytes = 0
         # The last sequence when the stream was first seen after the last reason to sweep.
         self.known_from: int | None = None
-        self._told_time: tuple[datetime, float] | None = None
         self._leader: str | None = None
         self._has_warned_of_memory = False
         self.on_new_leader: Callable[[], None] = lambda: None
@@ -135,17 +134,6 @@ class Stream:
     def ttls(self) -> bool:
         """Whether the stream, as it was last seen, takes per-message TTLs (ADR-43)."""
         return self._config is not None and bool(self._config.get("allow_msg_ttl"))
-
-    def leader_time(self) -> datetime:
-        """Return the time that the leader told with its last answer, plus what has passed since.
-
-        Unlike `clock` it does not weigh one answer against others: what is judged by it must not be judged
-        by a clock that was set meanwhile. Raises StoreUnavailableError before the first answer.
-        """
-        if self._told_time is None:
-            raise StoreUnavailableError(f"the leader of {self.name} has not told its time yet")
-        told, received = self._told_time
-        return told + timedelta(seconds=time.monotonic() - received)
 
     def forget(self) -> None:
         """Look again before the next write: the stream may have been deleted or made anew."""
@@ -451,7 +439,6 @@ class Stream:
             if before is not None:
                 self.on_new_leader()
         if "ts" in info:
-            self._told_time = datetime.fromisoformat(info["ts"]), time.monotonic()
             self.clock.observe(info["ts"], sent, time.monotonic())
 
 

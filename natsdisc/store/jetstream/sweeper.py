@@ -279,7 +279,7 @@ class Sweeper:
         """Leave a mark, unless another process left one after the moment `since`."""
         subject = self._stream.lease_prefix + tokens
         last = await self._stream.last_message(subject)
-        moment = self._stream.leader_time() - timedelta(seconds=time.monotonic() - since)
+        moment = self._stream.clock.read() - timedelta(seconds=time.monotonic() - since)
         if last is not None and last.stored > moment and _VOID not in last.headers:
             return False
         headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}

@@ -1,4 +1,4 @@
-"""Instances that were reported to fail, and are left alone for a while."""
+"""Instances that were reported to fail, and are set aside for a while."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import heapq
 import random
 
 from .clock import Clock
-from .order import SortKey
+from .picture import SortKey
 
-__all__ = ["Asides"]
+__all__ = ["Ejections"]
 
-# A reported instance is set aside this long (seconds), twice as long each time it fails again, to a limit.
-_FIRST_REST, _LONGEST_REST = 0.5, 30.0
+# A reported instance is set aside this long, twice as long each time it fails again, to a limit.
+_FIRST_REST_S, _LONGEST_REST_S = 0.5, 30.0
 _MOST_DOUBLINGS = 6
 
 
-class Asides:
+class Ejections:
     """The instances that are set aside. `version` grows whenever `out` changes."""
 
     def __init__(self, clock: Clock) -> None:
@@ -30,15 +30,15 @@ class Asides:
         return bool(self._failures)
 
     def report(self, key: SortKey) -> None:
-        """Set it aside, unless it is already: requests that failed together are one failure."""
+        """Set an instance aside, unless it is already: requests that failed together are one failure."""
         self.bring_back()
         if key in self.out:
             return
         now = self._clock.time()
         until, failures = self._failures.get(key, (now, 0))
-        if now > until + _LONGEST_REST:
+        if now > until + _LONGEST_REST_S:
             failures = 0  # it has served well since
-        rest = min(_FIRST_REST * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_REST)
+        rest = min(_FIRST_REST_S * 2 ** min(failures, _MOST_DOUBLINGS), _LONGEST_REST_S)
         until = now + rest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load)
         self._failures[key] = (until, failures + 1)
         heapq.heappush(self._returns, (until, key))
@@ -46,14 +46,14 @@ class Asides:
         self.version += 1
 
     def forget(self, key: SortKey) -> None:
-        """It is gone, or another one than that which failed."""
+        """Forget the failures of an instance that is gone, or that is another one than that which failed."""
         self._failures.pop(key, None)
         if key in self.out:
             self.out.remove(key)
             self.version += 1
 
     def bring_back(self) -> None:
-        """End the rest of those whose time is over."""
+        """Bring back the instances whose time is over."""
         if not self._returns:
             return
         now = self._clock.time()

@@ -28,8 +28,8 @@ _HEAD = ["COMPONENT", "INSTANCES", "AWAY", "ADDED", "CHANGED", "LEFT", "EXPIRED"
 # The first goes first where the terminal is narrow.
 _LEAST = ["CHANGED", "ADDED", "LEFT", "EXPIRED", "AWAY", "INSTANCES"]
 _WITHOUT_HISTORY = 3  # columns of one picture, which has no events
-# Title, heading, the lines around the events, and the keys.
-_OVERHEAD = 9
+# Title, heading, the lines around the events, the keys, and the columns without room.
+_OVERHEAD = 10
 
 
 class Screen:
@@ -81,7 +81,7 @@ class Screen:
         hidden = [title.lower() for title in _HEAD if title not in kept]
         text = Text(self._keys, "bold", no_wrap=True, overflow="ellipsis")
         if hidden:
-            text.append(f"  no room for: {', '.join(hidden)}", "not bold dim")
+            text.append(f"\nno room for: {', '.join(hidden)}", "not bold dim")
         return text
 
 

@@ -15,9 +15,10 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
-from .store.jetstream.ghosts import MARK
 from .store.jetstream.history import history_name
+from .store.jetstream.marks import MARK
 from .store.jetstream.stream_config import StreamOptions
+from .store.jetstream.subjects import Subjects, is_subject
 
 __all__ = ["LIMITS", "Permissions", "Role", "inbox_prefix_of", "permissions"]
 
@@ -76,6 +77,10 @@ class Permissions:
         return {"publish": {"allow": [*self.publish]}, "subscribe": {"allow": [*self.subscribe]}}
 
 
+# The words before the names in the keys of event channels and sources.
+_LEVELS = ("namespace", "component")
+
+
 def inbox_prefix_of(user: str) -> str:
     """Return the inbox prefix of the user `user`: one that no other user name has.
 
@@ -97,7 +102,8 @@ def permissions(
     component: str | None = None,
     bucket_prefix: str = "",
     inbox_prefix: str = "_INBOX",
-    api_prefix: str = "$JS.API",
+    domain: str | None = None,
+    api_prefix: str | None = None,
     create: bool = False,
     history: bool = False,
 ) -> Permissions:
@@ -105,53 +111,56 @@ def permissions(
 
     With `create`, a registrar may make buckets that are not there; otherwise an operator has to. A user who
     may create a stream can read and write the whole account. `inbox_prefix` is by default that of nats-py,
-    which all users share; `inbox_prefix_of` makes one for a user alone. `api_prefix` is the prefix under
-    which the user reaches JetStream: of a domain, or of an import from another account.
+    which all users share; `inbox_prefix_of` makes one for a user alone. `domain` and `api_prefix` are those
+    of `natsdisc.connect`.
     A reader of one namespace is not told what kind of stream a bucket is, for that tells all keys too.
     With `history`, the user may read the history of the buckets, and an operator may make and delete it.
-    Raises InvalidNameError, InvalidQueryError (an operator of a namespace, or a history of one).
+    Raises InvalidNameError, InvalidValueError, InvalidQueryError (an operator of a namespace, or a history
+    of one).
 
     >>> permissions(Role.READER, inbox_prefix=inbox_prefix_of("ann")).subscribe[0]
     '_INBOX_ann.>'
     """
     StreamOptions(bucket_prefix=bucket_prefix)  # raises for a bad prefix
-    for name, prefix in (("inbox_prefix", inbox_prefix), ("api_prefix", api_prefix)):
-        if not all(prefix.split(".")) or not prefix.isprintable() or set(prefix) & set(" *>'\"\\"):
-            raise InvalidNameError(f"{name} must be a subject without wildcards: {prefix!r}")
+    subjects = Subjects.of(domain, api_prefix)
+    if not is_subject(inbox_prefix):
+        raise InvalidNameError(f"inbox_prefix must be a subject without wildcards: {inbox_prefix!r}")
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
     if history and namespace is not None:
         raise InvalidQueryError("the reading of a history cannot be confined to a namespace: NATS has no way")
     place = keys.prefix_of(endpoints(namespace, component))
-    below = f"{place}.>" if place else ">"
+    scope = ".".join(f"{level}.{token}" for level, token in zip(_LEVELS, place.split("."), strict=False))
+    places = {kind: scope if place and "event" in kind else place for kind in BUCKETS}
     publish: list[str] = []
     subscribe = [f"{inbox_prefix}.>"]
-    for name in BUCKETS.values():
+    for kind, name in BUCKETS.items():
         bucket = f"{bucket_prefix}_{name}" if bucket_prefix else name
+        below = f"{places[kind]}.>" if places[kind] else ">"
         stream = f"KV_{bucket}"
         publish += [
-            f"{api_prefix}.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
-            f"{api_prefix}.CONSUMER.INFO.{stream}.*",
-            f"{api_prefix}.CONSUMER.DELETE.{stream}.*",
+            f"{subjects.api}.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",
+            f"{subjects.api}.CONSUMER.INFO.{stream}.*",
+            f"{subjects.api}.CONSUMER.DELETE.{stream}.*",
         ]
         subscribe.append(f"$JS.EVENT.ADVISORY.STREAM.CREATED.{stream}")
         if role is not Role.READER or namespace is None:
-            publish.append(f"{api_prefix}.STREAM.INFO.{stream}")
+            publish.append(f"{subjects.api}.STREAM.INFO.{stream}")
         if role is not Role.READER:
             publish += [
-                f"{api_prefix}.STREAM.MSG.GET.{stream}",
-                f"$KV.{bucket}.{below}",
-                f"$NATSDISC.LEASE.{bucket}.{below}",
-                *([f"$NATSDISC.LEASE.{bucket}.{MARK}"] if place else []),
+                f"{subjects.api}.STREAM.MSG.GET.{stream}",
+                subjects.publish(f"$KV.{bucket}.{below}"),
+                subjects.publish(f"$NATSDISC.LEASE.{bucket}.{below}"),
+                *([subjects.publish(f"$NATSDISC.LEASE.{bucket}.{MARK}")] if place else []),
             ]
         if role is Role.OPERATOR or (role is Role.REGISTRAR and create):
-            publish.append(f"{api_prefix}.STREAM.CREATE.{stream}")
+            publish.append(f"{subjects.api}.STREAM.CREATE.{stream}")
         if role is Role.OPERATOR:
-            publish.append(f"{api_prefix}.STREAM.UPDATE.{stream}")
+            publish.append(f"{subjects.api}.STREAM.UPDATE.{stream}")
         if history:
             past = history_name(bucket)
-            publish += [f"{api_prefix}.STREAM.INFO.{past}", f"{api_prefix}.DIRECT.GET.{past}"]
+            publish += [f"{subjects.api}.STREAM.INFO.{past}", f"{subjects.api}.DIRECT.GET.{past}"]
             if role is Role.OPERATOR:
-                publish += [f"{api_prefix}.STREAM.{verb}.{past}" for verb in ("CREATE", "UPDATE", "DELETE")]
+                publish += [f"{subjects.api}.STREAM.{verb}.{past}" for verb in ("CREATE", "UPDATE", "DELETE")]
     publish.append("$JS.FC.>")  # the answers that flow control asks for
     return Permissions(tuple(publish), tuple(subscribe))

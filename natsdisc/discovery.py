@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import dataclasses
 import math
-import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,16 +28,19 @@ from .informer import Follower, Informer
 from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .model import (
-    MAX_INSTANCE_ID,
     SORT_KEYS,
     EndpointInstance,
-    EndpointInstanceId,
     EndpointQuery,
     EndpointSpec,
+    EventChannelInstance,
+    EventChannelQuery,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceQuery,
+    EventSourceSpec,
     Instance,
     InstanceId,
     Kind,
-    ModelCardInstanceId,
     ModelInstance,
     ModelQuery,
     ModelSpec,
@@ -48,6 +50,7 @@ from .model import (
     Transport,
     check_instance_id,
     kind_of,
+    new_instance_id,
 )
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
@@ -124,7 +127,7 @@ class Discovery:
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         _check_options(instance_id, lease_ttl, expiry_grace)
-        self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
+        self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
@@ -176,6 +179,16 @@ class Discovery:
     ) -> EndpointInstance: ...
 
     @overload
+    async def register(
+        self, spec: EventChannelSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventChannelInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventSourceSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventSourceInstance: ...
+
+    @overload
     async def register(self, spec: ModelSpec, *, lease_ttl: float | _Unset | None = ...) -> ModelInstance: ...
 
     async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
@@ -191,9 +204,10 @@ class Discovery:
         self._check_open()
         if self._is_draining:
             raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
-        if not isinstance(spec, (EndpointSpec, ModelSpec)):
+        if not isinstance(spec, Spec):
             raise InvalidValueError(
-                f"register takes an EndpointSpec or a ModelSpec, not {type(spec).__name__}"
+                f"register takes an EndpointSpec, a ModelSpec, an EventChannelSpec or an EventSourceSpec, "
+                f"not {type(spec).__name__}"
             )
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
@@ -217,8 +231,8 @@ class Discovery:
         Raises PermissionDeniedError, StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
-        if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+        id = instance.id if isinstance(instance, Instance) else instance
+        if not isinstance(id, InstanceId):
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
         key = keys.key_of(id)
         if self._registrar.find(id) is not None:
@@ -247,7 +261,7 @@ class Discovery:
         StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        if not isinstance(instance, (EndpointInstance, ModelInstance)):
+        if not isinstance(instance, Instance):
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
@@ -270,6 +284,12 @@ class Discovery:
 
     @overload
     async def list(self, query: ModelQuery) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    async def list(self, query: EventChannelQuery) -> builtins.list[EventChannelInstance]: ...
+
+    @overload
+    async def list(self, query: EventSourceQuery) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     async def list(self, query: Query) -> builtins.list[Instance]: ...
@@ -658,6 +678,8 @@ def connect(
     storage: Literal["file", "memory"] | None = None,
     bucket_prefix: str = "",
     tombstone_ttl: float = 300.0,
+    domain: str | None = None,
+    api_prefix: str | None = None,
     on_lost: Callable[[Registration], object] | None = None,
     on_state: Callable[[Registration], object] | None = None,
     signer: Signer | Secret | None = None,
@@ -672,7 +694,9 @@ def connect(
     The connection reconnects for ever and reads credentials again each time; only `close` ends it.
 
     `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
-    apart, the mark of a removal stays for `tombstone_ttl` seconds; for the rest see `Discovery`.
+    apart, the mark of a removal stays for `tombstone_ttl` seconds. `domain` names the JetStream domain of the
+    registry, or `api_prefix` the subject under which this account imports another one's JetStream: see
+    docs/connecting.md. For the rest see `Discovery`.
     Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
     PermissionDeniedError, InvalidValueError, InvalidNameError.
 
@@ -691,6 +715,8 @@ def connect(
             storage=storage,
             bucket_prefix=bucket_prefix,
             tombstone_ttl=tombstone_ttl,
+            domain=domain,
+            api_prefix=api_prefix,
         )
         return Discovery(
             store,
@@ -744,4 +770,6 @@ def _checked_callback(name: str, callback: OnChange | None) -> OnChange | None:
 
 def _check_query(query: object) -> None:
     if not isinstance(query, Query):
-        raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
+        raise InvalidValueError(
+            f"not a query: {query!r}; use endpoints(…), models(…), event_channels(…) or event_sources(…)"
+        )

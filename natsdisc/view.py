@@ -19,13 +19,9 @@ from .errors import NoInstanceError
 from .informer import Follower, Informer
 from .listeners import Listeners
 from .model import (
-    EndpointInstance,
-    EndpointInstanceId,
     Event,
     Instance,
     InstanceId,
-    ModelCardInstanceId,
-    ModelInstance,
     Query,
     sort_key,
 )
@@ -107,8 +103,8 @@ class View(Generic[_Instance]):
         return iter(self.instances)
 
     def __contains__(self, item: object) -> bool:
-        id = item.id if isinstance(item, (EndpointInstance, ModelInstance)) else item
-        return isinstance(id, (EndpointInstanceId, ModelCardInstanceId)) and self.get(id) is not None
+        id = item.id if isinstance(item, Instance) else item
+        return isinstance(id, InstanceId) and self.get(id) is not None
 
     def get(self, id: InstanceId) -> _Instance | None:
         """The instance with this id, if it is there."""

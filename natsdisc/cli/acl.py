@@ -43,11 +43,14 @@ _WIDTH = 100
     help="Another inbox prefix than the one made of the name; _INBOX is the one that all others share.",
 )
 @click.option(
+    "--domain", envvar="NATSDISC_DOMAIN", show_envvar=True, help="The JetStream domain of the registry."
+)
+@click.option(
     "--api-prefix",
-    default="$JS.API",
-    show_default=True,
+    envvar="NATSDISC_API_PREFIX",
+    show_envvar=True,
     metavar="SUBJECT",
-    help="Under which prefix the user reaches JetStream: that of a domain ($JS.NAME.API), or of an import.",
+    help="The subject under which the user's account imports JetStream from another one.  [default: $JS.API]",
 )
 @click.option(
     "--create",
@@ -76,7 +79,8 @@ def acl(
     bucket_prefix: str,
     user: str | None,
     inbox_prefix: str | None,
-    api_prefix: str,
+    domain: str | None,
+    api_prefix: str | None,
     create: bool,
     history: bool,
     form: str,
@@ -109,6 +113,7 @@ def acl(
         component=component,
         bucket_prefix=bucket_prefix,
         inbox_prefix=inbox,
+        domain=domain,
         api_prefix=api_prefix,
         create=create,
         history=history,

@@ -16,10 +16,12 @@ from click.core import ParameterSource
 import natsdisc
 from natsdisc import Discovery
 from natsdisc.safe import without_credentials
+from natsdisc.store.jetstream.subjects import Subjects
 
-from .context import context_names, load_context
+from .context import context_names, load_context, selected_context
 from .credentials import hide, read_secret, split_url
 from .keys import signing_options
+from .layers import LOGIN, SETTINGS, WHERE, layered
 from .progress import progress
 from .waiting import Tell, Waiting
 
@@ -58,7 +60,8 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         nats="NATS_CONTEXT",
         metavar="NAME",
         shell_complete=lambda ctx, param, incomplete: context_names(incomplete),
-        help="A context of the nats command. Options win over it; it wins over the environment.",
+        help="A context of the nats command. Options win over it; it wins over the environment. Without a "
+        "server and a context, the one that `nats context select` chose counts.",
     ),
     _option("--creds", type=_FILE, nats="NATS_CREDS", help="A credentials file (JWT and NKey)."),
     _option("--nkey", type=_FILE, nats="NATS_NKEY", help="A file with an NKey seed."),
@@ -92,6 +95,12 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         metavar="SUBJECT",
         help="The subject for replies, for a user that may not subscribe to _INBOX.>.",
     ),
+    _option("--domain", metavar="NAME", help="The JetStream domain of the registry."),
+    _option(
+        "--api-prefix",
+        metavar="SUBJECT",
+        help="The subject under which this account imports JetStream from another one.",
+    ),
     _option("--bucket-prefix", default="", help="Which of several registries on the server."),
     _option("--signer", type=_FILE, help="A file with the NKey seed that signs what is written."),
     _option(
@@ -100,11 +109,8 @@ _OPTIONS: tuple[Callable[[_F], _F], ...] = (
         help="A JSON file of the public NKeys whose entries count, by namespace; * is every namespace.",
     ),
 )
-_SETTINGS = ("url", "creds", "nkey", "user", "password", "token", "cert", "key", "ca", "inbox_prefix")
-_PARAMETERS = (*_SETTINGS, "password_file", "token_file", "context", "bucket_prefix", "signer", "trusted")
+_PARAMETERS = (*SETTINGS, "password_file", "token_file", "context", "bucket_prefix", "signer", "trusted")
 _SECRET_FILES = {"password_file": "password", "token_file": "token"}
-# Ways to log in exclude each other: one that is given hides the others of the layers below.
-_LOGIN = {"creds": "creds", "nkey": "nkey", "user": "user", "password": "user", "token": "token"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ class Connection:
     bucket_prefix: str
     nats_options: Mapping[str, Any] = field(repr=False)
     signing: Mapping[str, Any] = field(default_factory=dict)
+    jetstream: Mapping[str, Any] = field(default_factory=dict)
+    """`domain` or `api_prefix` of `natsdisc.connect`."""
 
     @property
     def place(self) -> str:
@@ -132,6 +140,7 @@ class Connection:
         connecting = natsdisc.connect(
             self.servers,
             bucket_prefix=self.bucket_prefix,
+            **self.jetstream,
             **self.signing,
             **options,
             **self.nats_options,
@@ -162,7 +171,7 @@ def connection_of(ctx: click.Context) -> Connection:
     """Return the connection that the options of `ctx` mean. Raises click.UsageError."""
     given: dict[str, str] = {}
     environment: dict[str, str] = {}
-    for name in (*_SETTINGS, *_SECRET_FILES):
+    for name in (*SETTINGS, *_SECRET_FILES):
         value = ctx.params[name]
         if value:
             source = ctx.get_parameter_source(name)
@@ -174,21 +183,12 @@ def connection_of(ctx: click.Context) -> Connection:
                     raise click.UsageError(f"{option} and --{name} exclude each other.")
             layer[name] = value
     context = ctx.params["context"]
+    if context is None and "url" not in given | environment:
+        context = selected_context()
     named = load_context(context) if context is not None else {}
-    settings = _layered(given, named, environment)
+    settings = layered(given, named, environment)
     signing = signing_options(ctx.params["signer"], ctx.params["trusted"])
     return _connection(settings, ctx.params["bucket_prefix"] or "", signing)
-
-
-def _layered(*layers: Mapping[str, str]) -> dict[str, str]:
-    """The settings of all layers, where an earlier one wins: options, a named context, the environment."""
-    settings: dict[str, str] = {}
-    for layer in layers:
-        logins = {_LOGIN[name] for name in settings if name in _LOGIN}
-        for name, value in layer.items():
-            if name not in settings and (not logins or _LOGIN.get(name) in {None, *logins}):
-                settings[name] = value
-    return settings
 
 
 def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mapping[str, Any]) -> Connection:
@@ -198,7 +198,7 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mappin
     if ("creds" in settings or "nkey" in settings) and importlib.util.find_spec("nkeys") is None:
         raise click.UsageError("Credentials files and NKeys need a package: pip install nkeys")
     urls, login = _separated(urls)
-    if not any(name in settings for name in _LOGIN):
+    if not any(name in settings for name in LOGIN):
         settings = {**settings, **login}
     for name in ("password", "token"):
         hide(settings.get(name))
@@ -208,10 +208,12 @@ def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mappin
         for name in ("user", "password", "token", "creds", "nkey", "inbox_prefix")
         if name in settings
     }
+    jetstream = {name: settings[name] for name in WHERE if name in settings}
+    Subjects.of(jetstream.get("domain"), jetstream.get("api_prefix"))  # raises for what cannot be
     tls = _tls(settings.get("cert"), settings.get("key"), settings.get("ca"))
     if tls is not None:
         options["tls"] = tls
-    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options, signing)
+    return Connection(urls[0] if len(urls) == 1 else urls, bucket_prefix, options, signing, jetstream)
 
 
 def _separated(urls: list[str]) -> tuple[list[str], dict[str, str]]:

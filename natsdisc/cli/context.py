@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
-__all__ = ["context_names", "load_context"]
+__all__ = ["context_names", "load_context", "selected_context"]
 
 _KEYS = ("url", "user", "password", "token", "creds", "nkey", "cert", "key", "ca", "inbox_prefix")
+# What natsdisc calls them, and what the nats command does.
+_RENAMED = {"domain": "jetstream_domain", "api_prefix": "jetstream_api_prefix"}
 _FILES = ("creds", "nkey", "cert", "key", "ca")
 
 
@@ -41,12 +43,21 @@ def load_context(name: str) -> dict[str, str]:
     if not isinstance(fields, dict):
         raise click.UsageError(f"The context {path} is not a JSON object.")
     settings = {key: str(fields[key]) for key in _KEYS if fields.get(key)}
+    settings |= {ours: str(fields[theirs]) for ours, theirs in _RENAMED.items() if fields.get(theirs)}
     for key in _FILES:
         if key in settings:
             settings[key] = os.path.expanduser(settings[key])
             if not os.path.isfile(settings[key]):
                 raise click.UsageError(f"{key} of the context {path} names no file: {settings[key]}")
     return settings
+
+
+def selected_context() -> str | None:
+    """Return the name of the context that `nats context select` chose; None without one."""
+    try:
+        return (_folder().parent / "context.txt").read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 def _folder() -> Path:

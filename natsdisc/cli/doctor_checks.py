@@ -39,6 +39,7 @@ async def check(target: Target) -> AsyncIterator[Finding]:
                     connection.servers,
                     dict(connection.nats_options),
                     bucket_prefix=connection.bucket_prefix,
+                    **connection.jetstream,
                     **target.options,
                 )
             )
@@ -150,11 +151,7 @@ class _Examination:
 
     def _may_look(self) -> bool:
         """Whether the user may see the streams: a reader of one namespace may not."""
-        return all(
-            allowed
-            for subject, allowed in self._allowed.items()
-            if subject.startswith("$JS.API.STREAM.INFO.")
-        )
+        return all(allowed for subject, allowed in self._allowed.items() if ".STREAM.INFO." in subject)
 
     async def _jetstream(self) -> Finding:
         server = self._admin.server

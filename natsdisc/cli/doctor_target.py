@@ -33,6 +33,7 @@ class Target:
             component=self.component if confined else None,
             bucket_prefix=self.connection.bucket_prefix,
             inbox_prefix=str(self.connection.nats_options.get("inbox_prefix", "_INBOX")),
+            **self.connection.jetstream,
         )
 
     @property
@@ -46,4 +47,7 @@ class Target:
         """The options of `natsdisc acl` that say which registry and inbox this user has."""
         prefix = self.connection.bucket_prefix
         bucket = f" --bucket-prefix {prefix}" if prefix else ""
-        return f"{bucket} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"
+        where = "".join(
+            f" --{name.replace('_', '-')} {value}" for name, value in self.connection.jetstream.items()
+        )
+        return f"{bucket}{where} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"

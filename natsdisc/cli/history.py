@@ -30,6 +30,8 @@ from .void import bucket_names
 __all__ = ["history"]
 
 _SHOW = "show"
+# Event channels and sources follow their endpoints: their history would say the same twice.
+_KINDS = (Kind.ENDPOINT, Kind.MODEL)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _COLOURS = {"added": "green", "changed": "cyan", "removed": "red"}
 
@@ -204,7 +206,7 @@ async def _enable(
 ) -> list[HistoryState]:
     states = []
     async with progress("making the history"), await _admin(connection) as admin:
-        for kind in Kind:
+        for kind in _KINDS:
             one = admin.store.history(BUCKETS[kind])
             await one.enable(keep_s=keep, max_bytes=max_size, replicas=replicas)
             state = await one.state()
@@ -216,7 +218,7 @@ async def _enable(
 async def _disable(connection: Connection, really: bool) -> list[str]:
     names = []
     async with progress("deleting the history"), await _admin(connection) as admin:
-        for kind in Kind:
+        for kind in _KINDS:
             one = admin.store.history(BUCKETS[kind])
             if await one.state() is not None:
                 names.append(one.name)
@@ -227,7 +229,10 @@ async def _disable(connection: Connection, really: bool) -> list[str]:
 
 async def _admin(connection: Connection) -> Admin:
     return await Admin.connect(
-        connection.servers, dict(connection.nats_options), bucket_prefix=connection.bucket_prefix
+        connection.servers,
+        dict(connection.nats_options),
+        bucket_prefix=connection.bucket_prefix,
+        **connection.jetstream,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from natsdisc.model import InstanceId, ModelCardInstanceId
+from natsdisc.model import EndpointInstanceId, InstanceId, ModelCardInstanceId
 from natsdisc.safe import safe
 
 __all__ = ["escaped", "hex_id", "joined", "parse_id", "parts_of", "path_of"]
@@ -29,6 +29,8 @@ def path_of(id: InstanceId) -> str:
     >>> path_of(EndpointInstanceId("shop", "a/b", "checkout", 31))
     'shop/a%2Fb/checkout/1f'
     """
+    if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+        return str(id)  # Dynamo's path, which has escapes of its own
     path = f"{joined((id.namespace, id.component, id.endpoint))}/{hex_id(id.instance_id)}"
     suffix = id.model_suffix if isinstance(id, ModelCardInstanceId) else None
     return f"{path}/{escaped(suffix)}" if suffix else path

@@ -9,15 +9,31 @@ from typing import Any, TypeVar
 
 import click
 
-from natsdisc.model import EndpointQuery, InstanceId, Kind, ModelCardInstanceId, ModelQuery, Query
+import natsdisc
+from natsdisc.model import (
+    EndpointQuery,
+    EventChannelQuery,
+    EventSourceQuery,
+    InstanceId,
+    Kind,
+    ModelCardInstanceId,
+    ModelQuery,
+    Query,
+)
 
 from .complete import complete_instances, complete_place
+from .event_path import event_path, parse_event_path
 from .options import instance_id_option
 from .path import hex_id, joined, parse_id, parts_of
 
 __all__ = ["Place", "new_place_arguments", "place_argument", "places_arguments"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_KIND_OPTIONS = {
+    "models": Kind.MODEL,
+    "event_channels": Kind.EVENT_CHANNEL,
+    "event_sources": Kind.EVENT_SOURCE,
+}
 _NAMES = 3  # namespace, component and endpoint; an id and a model card's suffix may follow
 
 
@@ -43,7 +59,10 @@ class Place:
     @property
     def path(self) -> str:
         """The place as it is printed, or nothing for everything."""
-        names = joined(self.query.names)
+        if isinstance(self.query, (EventChannelQuery, EventSourceQuery)):
+            names = event_path(self.query.scope, self.query.topic)
+        else:
+            names = joined(self.query.names)
         if self.instance_id is None:
             return names
         suffix = "" if self.suffix is None else f"/{joined((self.suffix,))}"
@@ -63,6 +82,10 @@ class Place:
 def place_of(kind: Kind, words: Sequence[str]) -> Place:
     """Return the place that `words` mean. Raises click.UsageError, InvalidNameError."""
     parts = parts_of(words)
+    if kind in (Kind.EVENT_CHANNEL, Kind.EVENT_SOURCE):
+        scope, topic, id = parse_event_path(parts)
+        events = natsdisc.event_channels if kind is Kind.EVENT_CHANNEL else natsdisc.event_sources
+        return Place(events(scope, topic), None if id is None else parse_id(id))
     most = _NAMES + (1 if kind is Kind.ENDPOINT else 2)
     if len(parts) > most:
         raise click.UsageError(
@@ -80,11 +103,21 @@ def place_argument(*, kinds: bool = True) -> Callable[[_F], _F]:
 
     def decorate(command: _F) -> _F:
         @functools.wraps(command)
-        def with_place(*args: Any, words: tuple[str, ...], models: bool = False, **others: Any) -> Any:
-            return command(*args, place=place_of(Kind.MODEL if models else Kind.ENDPOINT, words), **others)
+        def with_place(*args: Any, words: tuple[str, ...], **others: Any) -> Any:
+            chosen = [kind for name, kind in _KIND_OPTIONS.items() if others.pop(name, False)]
+            topic: str | None = others.pop("topic", None)
+            if len(chosen) > 1:
+                raise click.UsageError("--models, --event-channels and --event-sources exclude each other.")
+            place = place_of(chosen[0] if chosen else Kind.ENDPOINT, words)
+            if topic is not None:
+                place = _with_topic(place, topic)
+            return command(*args, place=place, **others)
 
         result: Any = with_place
         if kinds:
+            result = click.option("--topic", help="Only this topic of the scope that PLACE is.")(result)
+            for name, what in (("--event-sources", "event sources"), ("--event-channels", "event channels")):
+                result = click.option(name, is_flag=True, help=f"Dynamo's {what}.")(result)
             result = _models_option(result)
         argument: Callable[[_F], _F] = click.argument(
             "words", nargs=-1, metavar="[PLACE]", shell_complete=complete_place
@@ -159,6 +192,16 @@ def places_arguments(kinds: Sequence[Kind]) -> Callable[[_F], _F]:
         return argument(result)
 
     return decorate
+
+
+def _with_topic(place: Place, topic: str) -> Place:
+    query = place.query
+    if not isinstance(query, (EventChannelQuery, EventSourceQuery)):
+        raise click.UsageError("--topic belongs to --event-channels and --event-sources.")
+    if query.topic is not None:
+        raise click.UsageError("The topic stands in the place already: leave --topic away.")
+    events = natsdisc.event_channels if isinstance(query, EventChannelQuery) else natsdisc.event_sources
+    return Place(events(query.scope, topic))
 
 
 def _models_option(command: _F) -> _F:

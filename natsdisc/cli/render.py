@@ -9,7 +9,16 @@ from typing import Any, TypeVar
 import click
 
 from natsdisc import wire
-from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind, Status
+from natsdisc.model import (
+    Added,
+    EndpointInstance,
+    Event,
+    EventChannelInstance,
+    Instance,
+    Kind,
+    ModelInstance,
+    Status,
+)
 from natsdisc.safe import safe, safe_json
 from natsdisc.store.jetstream.copies import Difference
 
@@ -103,7 +112,19 @@ def detail(instance: Instance) -> str:
         status = status_of(instance)
         mark = "" if status == Status.SERVING else f"  {status}"
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
-    return model_name(instance.card)
+    if isinstance(instance, EventChannelInstance):
+        return safe(f"{instance.transport.kind} {_text(instance.transport.address)}")
+    return (
+        model_name(instance.card) if isinstance(instance, ModelInstance) else safe(_text(instance.metadata))
+    )
+
+
+_HEADS = {
+    Kind.ENDPOINT: ["TRANSPORT", "ADDRESS", "METADATA"],
+    Kind.MODEL: ["MODEL", "CARD"],
+    Kind.EVENT_CHANNEL: ["TOPIC", "TRANSPORT"],
+    Kind.EVENT_SOURCE: ["TOPIC", "METADATA"],
+}
 
 
 def rows_of(
@@ -114,7 +135,7 @@ def rows_of(
     `extra` holds further columns: each a heading and a text for each instance.
     """
     head = ["INSTANCE", "STATUS"]
-    head += ["TRANSPORT", "ADDRESS", "METADATA"] if kind is Kind.ENDPOINT else ["MODEL", "CARD"]
+    head += _HEADS[kind]
     rows = [[safe(cell) for cell in _cells(instance)] for instance in instances]
     if all(row[1] == Status.SERVING for row in rows):
         for row in rows:
@@ -146,6 +167,8 @@ def _cells(instance: Instance) -> list[str]:
     if isinstance(instance, EndpointInstance):
         metadata = compact(dict(instance.metadata)) if instance.metadata else ""
         return [*place, instance.transport.kind, _text(instance.transport.address), metadata]
+    if not isinstance(instance, ModelInstance):
+        return [*place, instance.topic, detail(instance)]
     return [*place, model_name(instance.card), f"{len(compact(instance.card).encode())} B"]
 
 

@@ -79,7 +79,10 @@ async def _look(connection: Connection) -> tuple[Server, dict[str, _Bucket | Non
     async with (
         progress("reading the buckets"),
         await Admin.connect(
-            connection.servers, dict(connection.nats_options), bucket_prefix=connection.bucket_prefix
+            connection.servers,
+            dict(connection.nats_options),
+            bucket_prefix=connection.bucket_prefix,
+            **connection.jetstream,
         ) as admin,
     ):
         for kind in Kind:

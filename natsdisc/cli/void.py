@@ -50,7 +50,7 @@ async def _missing(connection: Connection, kinds: Sequence[Kind]) -> set[Kind]:
         async with asyncio.timeout(_PATIENCE):
             options = dict(connection.nats_options)
             async with await Admin.connect(
-                connection.servers, options, bucket_prefix=connection.bucket_prefix
+                connection.servers, options, bucket_prefix=connection.bucket_prefix, **connection.jetstream
             ) as admin:
                 for kind in kinds:
                     if await admin.state(BUCKETS[kind]) is None:

@@ -429,6 +429,10 @@ async def test_options_win_over_the_context_and_it_over_the_environment(
     fails(await shell.run("ls", "--context", "good", "-s", "nats://127.0.0.1:2"), 3, "127.0.0.1:2")
 
 
+async def test_a_domain_and_a_prefix_exclude_each_other(shell: Shell) -> None:
+    fails(await shell.run("ls", "--domain", "hub", "--api-prefix", "x"), 2, "exclude each other")
+
+
 async def test_the_environment_logs_in(shell: Shell, guarded: NatsServer) -> None:
     shell.environment |= {"NATS_URL": guarded.url, "NATS_USER": "ann", "NATS_PASSWORD": "se cret"}
     assert (await shell.run("ls", "--json")).out == "[]\n"

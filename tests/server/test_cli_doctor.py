@@ -19,6 +19,7 @@ import natsdisc
 import natsdisc.acl
 from natsdisc import EndpointSpec, Transport
 from natsdisc.acl import Permissions, Role, permissions
+from natsdisc.entry import BUCKETS
 from natsdisc.server import NatsServer
 from tests.rig import Cluster, eventually, server_binary
 from tests.server.shell import PATIENCE, Outcome, Shell, fails
@@ -56,7 +57,7 @@ def is_broken(outcome: Outcome, *words: str) -> None:
     assert any(all(word in line for word in words) for line in broken), broken
 
 
-async def test_a_healthy_registry(shell: Shell, registry: list[str]) -> None:
+async def test_a_healthy_registry(shell: Shell, registry: list[str], prefix: str) -> None:
     outcome = await shell.run("doctor", "--create", *registry)
     assert outcome.code == 0, outcome
     found = lines_of(outcome)
@@ -69,8 +70,10 @@ async def test_a_healthy_registry(shell: Shell, registry: list[str]) -> None:
         "role registrar",
         "role operator",
         "jetstream",
-        "bucket v1_instances R1 on memory, 0 messages, 0 bytes",
-        "bucket v1_mdc",
+        f"bucket {prefix}_v1_instances R1 on memory, 0 messages, 0 bytes",
+        f"bucket {prefix}_v1_mdc",
+        f"bucket {prefix}_v1_event_channels",
+        f"bucket {prefix}_v1_event_sources",
         "clock",
         "list",
         "round trip",
@@ -87,7 +90,7 @@ async def test_without_buckets_nothing_is_made_unasked(shell: Shell, registry: l
     assert outcome.code == 0
     assert any("--create" in line for line in lines_of(outcome)["note"])
     shown = json.loads((await shell.run("status", "--json", *registry)).out)
-    assert shown["buckets"] == {"v1_instances": None, "v1_mdc": None}
+    assert shown["buckets"] == dict.fromkeys(BUCKETS.values())
 
 
 async def test_a_clock_an_hour_off_does_not_matter(shell: Shell, registry: list[str]) -> None:

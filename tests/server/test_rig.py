@@ -470,8 +470,8 @@ async def test_the_registry_in_an_account_of_its_own(tmp_path: Path) -> None:
     async with (
         running("imports.conf", tmp_path) as rig,
         rig.connect("operator", lease_ttl=None) as operator,
-        rig.connect("shop-registrar", lease_ttl=2.0) as registrar,
-        rig.connect("reader") as reader,
+        rig.connect("shop-registrar", lease_ttl=2.0, api_prefix="REGISTRY.API") as registrar,
+        rig.connect("reader", api_prefix="REGISTRY.API") as reader,
     ):
         await operator.register(EndpointSpec("other", "c", "e", transport=Transport.nats("x")))
         filler = "x" * 60_000
@@ -494,9 +494,12 @@ async def test_the_registry_in_an_account_of_its_own(tmp_path: Path) -> None:
             await registrar.register(EndpointSpec("other", "c", "e", transport=Transport.nats("x")))
         # A user of the services' account without any restriction can list, and has no stream to make.
         async with rig.client("lab") as lab:
-            answer = await lab.request("$JS.API.STREAM.INFO.KV_v1_instances", timeout=5)
+            answer = await lab.request("REGISTRY.API.STREAM.INFO.KV_v1_instances", timeout=5)
             assert json.loads(answer.data)["config"]["name"] == "KV_v1_instances"
-            for subject in ("$JS.API.STREAM.CREATE.KV_evil", "$JS.API.STREAM.DELETE.KV_v1_instances"):
+            for subject in (
+                "REGISTRY.API.STREAM.CREATE.KV_evil",
+                "REGISTRY.API.STREAM.DELETE.KV_v1_instances",
+            ):
                 with pytest.raises((nats.errors.NoRespondersError, nats.errors.TimeoutError)):
                     await lab.request(subject, b'{"name": "KV_evil", "subjects": ["evil"]}', timeout=1)
             # A consumer reaches the inboxes that are imported, and no other listener.
@@ -519,17 +522,20 @@ async def test_the_registry_in_an_account_of_its_own(tmp_path: Path) -> None:
                     "stream_name": "KV_v1_instances",
                     "config": {**settings, "filter_subject": everything},
                 }
-                question = f"$JS.API.CONSUMER.CREATE.KV_v1_instances.{name}.{everything}"
+                question = f"REGISTRY.API.CONSUMER.CREATE.KV_v1_instances.{name}.{everything}"
                 answer = await lab.request(question, json.dumps(body).encode(), timeout=5)
                 assert "error" not in json.loads(answer.data), answer.data
             async with asyncio.timeout(PATIENCE):
                 await arrived.wait()
             assert heard == []
             # An answer that is sent to a key does not come through.
-            question, target = "$JS.API.CONSUMER.INFO.KV_v1_instances.none", "$KV.v1_instances.other.c.e.9"
+            question, target = (
+                "REGISTRY.API.CONSUMER.INFO.KV_v1_instances.none",
+                "$KV.v1_instances.other.c.e.9",
+            )
             await lab.publish(question, b"", reply=target)
             await lab.request(question, timeout=5)
-            look = "$JS.API.STREAM.MSG.GET.KV_v1_instances"
+            look = "REGISTRY.API.STREAM.MSG.GET.KV_v1_instances"
             answer = await lab.request(look, json.dumps({"last_by_subj": target}).encode(), timeout=5)
             assert json.loads(answer.data)["error"]["err_code"] == 10037  # no message found
 

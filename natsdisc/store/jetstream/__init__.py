@@ -18,6 +18,7 @@ from .history import History
 from .requester import Requester
 from .servertime import ServerTime
 from .stream_config import StreamOptions
+from .subjects import Subjects
 
 __all__ = ["JetStreamStore", "require_tls"]
 
@@ -26,7 +27,9 @@ class JetStreamStore:
     """Buckets on the NATS connection `nc`, which stays the caller's.
 
     `replicas` and `storage` are for buckets that do not exist yet; `bucket_prefix` keeps several registries
-    apart in one account; the mark of a removal stays for `tombstone_ttl` seconds.
+    apart in one account; the mark of a removal stays for `tombstone_ttl` seconds. `domain` is the JetStream
+    domain that the buckets are in, and `api_prefix` the subject under which an account imports JetStream from
+    another one, such as `hub.API`; at most one of them. Raises InvalidNameError, InvalidValueError.
     """
 
     def __init__(
@@ -37,13 +40,16 @@ class JetStreamStore:
         storage: Literal["file", "memory"] | None = None,
         bucket_prefix: str = "",
         tombstone_ttl: float = 300.0,
+        domain: str | None = None,
+        api_prefix: str | None = None,
     ) -> None:
+        self._subjects = Subjects.of(domain, api_prefix)
         self._options = StreamOptions(
             replicas=replicas, storage=storage, bucket_prefix=bucket_prefix, tombstone_ttl=tombstone_ttl
         )
         self._nc = nc
         self._requester = Requester(nc)
-        self._api = JetStreamApi(self._requester)
+        self._api = JetStreamApi(self._requester, self._subjects)
         self._clock = LoopClock()
         self._buckets: dict[str, JetStreamBucket] = {}
         self._owns_connection = False
@@ -56,12 +62,15 @@ class JetStreamStore:
         nats_options: dict[str, Any],
         *,
         wait: float = 0.0,
+        domain: str | None = None,
+        api_prefix: str | None = None,
         **options: Any,
     ) -> JetStreamStore:
         """Return a store on a connection of its own; raises what `open_connection` does."""
         StreamOptions(**options)  # bad options are told before anything is opened
+        Subjects.of(domain, api_prefix)
         connection = await open_connection(servers, nats_options, wait=wait)
-        store = cls(connection.client, **options)
+        store = cls(connection.client, domain=domain, api_prefix=api_prefix, **options)
         connection.on_error = store._requester.note_error
         store._owns_connection = True
         return store
@@ -118,7 +127,7 @@ class JetStreamStore:
         # Whoever attaches while this waits begins anew.
         requester, self._requester = self._requester, Requester(self._nc)
         buckets, self._buckets = self._buckets, {}
-        self._api = JetStreamApi(self._requester)
+        self._api = JetStreamApi(self._requester, self._subjects)
         for bucket in buckets.values():
             await bucket.aclose()
         await requester.close()

@@ -17,19 +17,21 @@ from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
-from .ghosts import Ghosts, is_mark, lease_time
+from .ghosts import Ghosts, lease_time
+from .marks import is_mark
 from .messages import EXPECTED_SEQUENCE
 from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
+from .subjects import Subjects
 
-__all__ = ["Admin", "Difference", "Server", "StreamState"]
+__all__ = ["TOMBSTONE_TTL", "Admin", "Difference", "Server", "StreamState"]
 
 # A fence that no message can meet: whatever carries it is refused, and changes nothing.
 _NEVER = str(2**62)
 # How long the marks of removals stay that a tool makes.
-_TOMBSTONE_TTL = "300s"
+TOMBSTONE_TTL = "300s"
 # What is asked this way is told by the server's next answer.
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
@@ -72,13 +74,15 @@ class StreamState:
 class Admin:
     """A connection of its own, for tools; `async with await Admin.connect(…)`."""
 
-    def __init__(self, connection: Connection, options: StreamOptions) -> None:
+    def __init__(self, connection: Connection, options: StreamOptions, subjects: Subjects) -> None:
         self._connection = connection
         self._options = options
         self._refused: list[str] = []
         self._requester = Requester(connection.client)
-        self._api = JetStreamApi(self._requester)
-        self._store = JetStreamStore(connection.client, bucket_prefix=options.bucket_prefix)
+        self._api = JetStreamApi(self._requester, subjects)
+        self._store = JetStreamStore(
+            connection.client, bucket_prefix=options.bucket_prefix, api_prefix=subjects.api
+        )
         self._store.attach()
         connection.on_error = self._note
 
@@ -91,10 +95,13 @@ class Admin:
         bucket_prefix: str = "",
         replicas: int | None = None,
         storage: Literal["file", "memory"] | None = None,
+        domain: str | None = None,
+        api_prefix: str | None = None,
     ) -> Self:
         """Connect; raises what `open_connection` does, InvalidNameError, InvalidValueError."""
+        subjects = Subjects.of(domain, api_prefix)
         options = StreamOptions(bucket_prefix=bucket_prefix, replicas=replicas, storage=storage)
-        return cls(await open_connection(servers, nats_options), options)
+        return cls(await open_connection(servers, nats_options), options, subjects)
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,7 +204,7 @@ class Admin:
         if not await stream.look() or not stream.leases:
             return {}
         now = stream.clock.read()
-        found = await Ghosts(self._api, stream, _TOMBSTONE_TTL).overdue("")
+        found = await Ghosts(self._api, stream, TOMBSTONE_TTL).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}
 
@@ -209,7 +216,7 @@ class Admin:
         stream = self.stream(name)
         if not await stream.look() or not stream.leases:
             return 0
-        ghosts, skip = Ghosts(self._api, stream, _TOMBSTONE_TTL), len(stream.lease_prefix)
+        ghosts, skip = Ghosts(self._api, stream, TOMBSTONE_TTL), len(stream.lease_prefix)
         return await ghosts.remove_overdue(
             [lease for lease in await ghosts.overdue("") if lease.subject[skip:] in keys]
         )
@@ -238,8 +245,8 @@ class Admin:
     async def may_publish(self, subject: str) -> bool:
         """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""
         client = self._connection.client
-        # An API request that is no JSON, and a message to a stream whose fence fails.
-        headers = None if subject.startswith("$JS.") else {EXPECTED_SEQUENCE: _NEVER}
+        # An API request that is no JSON, or a message to a stream whose fence fails.
+        headers = {EXPECTED_SEQUENCE: _NEVER}
         try:
             await client.publish(subject, b"natsdisc doctor", headers=headers)
         except NatsError as error:

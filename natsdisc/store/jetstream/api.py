@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, Store
 from .gate import SnapshotGate
 from .requester import REQUEST_TIMEOUT, Headers, Msg, Pending, Requester
 from .requests import Pace, code_can_pass
+from .subjects import Subjects
 
 __all__ = [
     "ApiError",
@@ -38,6 +39,7 @@ STREAM_NAME_IN_USE = 10058
 MAXIMUM_CONSUMERS = 10026
 
 _log = log.logger(__name__)
+_LEASES = "$NATSDISC.LEASE."
 # One line at most in so many seconds tells of malformed replies: a broken proxy may send thousands.
 _LOG_MALFORMED_EVERY_S = 60.0
 
@@ -108,10 +110,13 @@ class PendingAck:
 
 
 class JetStreamApi:
-    """Requests to `$JS.API` and publishes to streams, on one connection."""
+    """Requests to the JetStream API and publishes to streams, on one connection, below `subjects`."""
 
-    def __init__(self, requester: Requester) -> None:
+    def __init__(self, requester: Requester, subjects: Subjects | None = None) -> None:
         self.requester = requester
+        self.subjects = subjects if subjects is not None else Subjects()
+        # The domain of the JetStream that answers, once that is known.
+        self.domain = self.subjects.domain
         self.gate = SnapshotGate()
         self.pace = Pace()
         self.malformed_replies = 0
@@ -150,15 +155,18 @@ class JetStreamApi:
         Raises ApiError; BusyError, NoResponderError and MalformedReplyError, which can pass; and what
         `Requester` raises.
         """
-        subject = f"$JS.API.{subject}"
+        subject = self.subjects.call(subject)
         payload = orjson.dumps(body) if body is not None else b""
         answer = await self.requester.request(subject, payload, timeout=timeout)
         with self.understanding(subject):
-            return _parse(answer, subject)
+            fields = _parse(answer, subject, is_api=True)
+            if isinstance(domain := fields.get("domain"), str):
+                self.domain = domain
+            return fields
 
     async def tell(self, subject: str) -> None:
         """Send an API request whose answer does not matter; nothing when the connection is down."""
-        await self.requester.publish(f"$JS.API.{subject}")
+        await self.requester.publish(self.subjects.call(subject))
 
     async def ask_until_answered(
         self, subject: str, *, every: float, timeout: float
@@ -186,7 +194,9 @@ class JetStreamApi:
                             error = refusal
                 if not asked:
                     await asyncio.sleep(max(0.0, min(next_at, deadline) - time.monotonic()))
-            raise error or StoreUnavailableError(f"no answer to $JS.API.{subject} within {timeout:g} s")
+            raise error or StoreUnavailableError(
+                f"no answer to {self.subjects.call(subject)} within {timeout:g} s"
+            )
         finally:
             for task in asked:
                 task.cancel()
@@ -197,22 +207,35 @@ class JetStreamApi:
         return sent, await self.call(subject, timeout=timeout)
 
     async def publish(self, subject: str, payload: bytes, headers: Headers) -> PendingAck:
-        """Send a message to a stream; its fate is the PendingAck's."""
-        return PendingAck(self, await self.requester.send(subject, payload, headers))
+        """Send a message that a stream shall store under `subject`; its fate is the PendingAck's."""
+        # Leases cross leaf nodes, and a bucket of the same name on the other side answers them too.
+        judge = self._is_final if subject.startswith(_LEASES) and self.domain is not None else None
+        where = self.subjects.publish(subject)
+        return PendingAck(self, await self.requester.send(where, payload, headers, judge=judge))
+
+    def _is_final(self, answer: Msg) -> bool | None:
+        """Return whether an answer is of our domain; None for an error, which does not say its domain."""
+        with suppress(ValueError, AttributeError):
+            fields = orjson.loads(answer.data)
+            if "error" not in fields:
+                return bool(fields.get("domain") == self.domain)
+        return None
 
 
 def _stream_of(subject: str) -> str:
-    """Return the stream that holds a key's or a lease's subject, see `Stream`."""
-    tokens = subject.split(".")
-    return f"KV_{tokens[1] if tokens[0] == '$KV' else tokens[2]}"
+    """Return the stream that holds a key's or a lease's subject, see `Stream`; a prefix does not matter."""
+    _, is_lease, lease = subject.rpartition(_LEASES)
+    bucket = lease if is_lease else subject.rpartition("$KV.")[2]
+    return f"KV_{bucket.partition('.')[0]}"
 
 
-def _parse(answer: Msg, subject: str) -> dict[str, Any]:
+def _parse(answer: Msg, subject: str, *, is_api: bool = False) -> dict[str, Any]:
     if answer.headers is not None and answer.headers.get("Status") == "503":
-        if subject.startswith("$JS.API."):
+        if is_api:
             raise NoJetStreamError(
                 f"nobody answers {subject}: JetStream is not enabled for this account on any server in "
-                "reach; start nats-server with -js, or enable it for the account"
+                "reach; start nats-server with -js, or enable it for the account; a domain or api_prefix "
+                "must be one that exists"
             )
         raise NoResponderError(f"no stream listens to {subject}, or it has no leader")
     fields = orjson.loads(answer.data)

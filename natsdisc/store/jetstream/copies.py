@@ -170,4 +170,4 @@ async def _create(
 
 
 async def _delete(api: JetStreamApi, stream: Stream, name: str) -> None:
-    await api.requester.publish(f"$JS.API.CONSUMER.DELETE.{stream.name}.{name}")
+    await api.tell(f"CONSUMER.DELETE.{stream.name}.{name}")

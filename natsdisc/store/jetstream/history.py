@@ -176,7 +176,7 @@ class History:
         subscription = await self._client.subscribe(inbox)
         messages: list[Any] = []
         try:
-            subject = f"$JS.API.DIRECT.GET.{self.name}"
+            subject = self._api.subjects.call(f"DIRECT.GET.{self.name}")
             await self._client.publish(subject, orjson.dumps(question), reply=inbox)
             while True:
                 message = await subscription.next_msg(timeout=_PATIENCE_S)

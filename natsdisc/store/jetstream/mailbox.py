@@ -101,9 +101,8 @@ class Mailbox:
 
     async def _receive(self, message: Msg) -> None:
         pending = self._waiting.get(message.subject.rpartition(".")[2])
-        if pending is not None and not pending.future.done():
+        if pending is not None and pending.receive(message):
             self._answered_in = pending.generation
-            pending.future.set_result(message)
 
 
 async def unsubscribed(subscription: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeAlias
 
 from nats.aio.msg import Msg
 
 from ...errors import StoreUnavailableError
 
-__all__ = ["REQUEST_TIMEOUT", "Pending"]
+__all__ = ["REQUEST_TIMEOUT", "Judge", "Pending"]
 
 # A stream whose leader died needs about 5 s to elect another one (measured: 4.7 s); a caller who waits for
 # an answer is told after that.
@@ -17,10 +18,18 @@ REQUEST_TIMEOUT = 6.0
 # A server refuses a forbidden publish with an -ERR line and no answer. An answer that takes longer than
 # this is a reason to look for such a line.
 _SUSPICIOUS_AFTER = 0.1
+# An answer that may be of another sender than the one that was asked waits this long for a better one.
+_BETTER_WITHIN_S = 0.3
+
+# Tells whether an answer is the one that was asked for; None when that cannot be told from it.
+Judge: TypeAlias = Callable[[Msg], bool | None]
 
 
 class Pending:
-    """A message of `size` bytes that was sent to `subject` in one `generation` of the connection."""
+    """A message of `size` bytes that was sent to `subject` in one `generation` of the connection.
+
+    Where more than one may answer, `judge` tells which answer counts.
+    """
 
     def __init__(
         self,
@@ -29,6 +38,7 @@ class Pending:
         generation: int,
         errors_before: int,
         check_refusal: Callable[[str, int], None],
+        judge: Judge | None = None,
     ) -> None:
         self.subject = subject
         self.size = size
@@ -36,6 +46,22 @@ class Pending:
         self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._errors_before = errors_before
         self._check_refusal = check_refusal
+        self._judge = judge
+
+    def receive(self, message: Msg) -> bool:
+        """Take an answer; return whether it counts, now or unless a better one comes soon."""
+        if self.future.done():
+            return False
+        is_final = True if self._judge is None else self._judge(message)
+        if is_final:
+            self.future.set_result(message)
+        elif is_final is None:
+            self.future.get_loop().call_later(_BETTER_WITHIN_S, self._settle, message)
+        return is_final is not False
+
+    def _settle(self, message: Msg) -> None:
+        if not self.future.done():
+            self.future.set_result(message)
 
     async def answer(self, timeout: float = REQUEST_TIMEOUT) -> Msg:
         """Return the answer, which has `timeout` seconds to come.

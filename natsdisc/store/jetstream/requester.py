@@ -30,7 +30,7 @@ from .liveness import Liveness
 from .mailbox import Mailbox, unsubscribed
 from .messages import known_headers
 from .parser import Message, Receive, install
-from .pending import REQUEST_TIMEOUT, Pending
+from .pending import REQUEST_TIMEOUT, Judge, Pending
 from .room import Room
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Msg", "Pending", "Requester"]
@@ -150,8 +150,11 @@ class Requester:
         headers: Headers | None = None,
         *,
         timeout: float = REQUEST_TIMEOUT,
+        judge: Judge | None = None,
     ) -> Pending:
         """Send a message now or, if the connection takes no bytes for `timeout` seconds, not at all.
+
+        Where more than one may answer, `judge` tells which answer counts.
 
         Raises StoreUnavailableError, PayloadTooLargeError, ClosedError, WrongLoopError.
         """
@@ -173,7 +176,7 @@ class Requester:
         # From here on nothing else runs until nats-py has the message.
         self._check_up(subject)
         self.note_error(self._nc.last_error)
-        pending = Pending(subject, size, self.breaks, self._error_count, self.check_refusal)
+        pending = Pending(subject, size, self.breaks, self._error_count, self.check_refusal, judge)
         token = self._mailbox.expect(pending)
         try:
             publishing = self._nc.publish(

@@ -1,7 +1,8 @@
 """Service discovery for Python microservices on NATS JetStream."""
 
 from .clock import ManualClock
-from .discovery import Connecting, Discovery, connect
+from .connect import Connecting, connect
+from .discovery import Discovery
 from .errors import (
     AlreadyRegisteredError,
     ClosedError,
@@ -14,6 +15,7 @@ from .errors import (
     InvalidValueError,
     NoHistoryError,
     NoInstanceError,
+    NotReadyError,
     PayloadTooLargeError,
     PermissionDeniedError,
     StoreUnavailableError,
@@ -56,7 +58,7 @@ from .model import (
     event_sources,
     models,
 )
-from .registrar import Registration
+from .registration import Registration
 from .selection import Selection
 from .signing import Signer, Trust
 from .stats import Stats
@@ -106,6 +108,7 @@ __all__ = [
     "ModelSpec",
     "NoHistoryError",
     "NoInstanceError",
+    "NotReadyError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Query",

@@ -14,6 +14,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+from .addresses import check_address
 from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
 from .frozen import EMPTY, FrozenDict, FrozenOnRead, freeze, frozen_mapping
 
@@ -431,6 +432,7 @@ class EndpointSpec:
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         _check_transport(self.transport)
+        check_address(self.transport.kind, self.transport.address)
         _freeze_mapping(self, "metadata")
         _freeze_extra(self)
 

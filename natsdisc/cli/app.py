@@ -15,7 +15,7 @@ from .credentials import hidden
 from .demo import demo
 from .demo_worker import demo_worker
 from .doctor import doctor
-from .drain import drain
+from .drain import disable, drain, enable
 from .export import export
 from .failure import ExitCode, Failure
 from .history import history
@@ -106,6 +106,8 @@ for _command in (
     register,
     unregister,
     drain,
+    disable,
+    enable,
     history,
     export,
     status,

@@ -1,4 +1,4 @@
-"""Health checks of `natsdisc register`: their options, and the verdict that several results in a row make."""
+"""Health checks of `natsdisc register`: their options, and a check of all probes together."""
 
 from __future__ import annotations
 
@@ -39,27 +39,12 @@ class Times:
 
 
 class Health:
-    """The verdict about a service: healthy until `failures` checks in a row failed, and then not until
-    `successes` checks in a row succeeded."""
+    """The probes of a service; `Discovery.register` makes a status of their results."""
 
     def __init__(self, probes: Sequence[Probe], times: Times) -> None:
         self.times = times
         self.reason = ""  # of the last check that failed
         self._probes = probes
-        self._healthy = True
-        self._row = 0  # results in a row that speak against the verdict
-
-    async def check(self) -> bool:
-        """Check once, which takes `timeout` at most, and return the verdict."""
-        return self.take(await self.passes())
-
-    def take(self, passed: bool) -> bool:
-        """Count a result, and return the verdict."""
-        self._row = 0 if passed is self._healthy else self._row + 1
-        needed = self.times.failures if self._healthy else self.times.successes
-        if self._row >= needed:
-            self._healthy, self._row = passed, 0
-        return self._healthy
 
     async def passes(self) -> bool:
         """Return whether all probes succeed within the timeout; `reason` says which did not."""

@@ -151,7 +151,13 @@ class HeldRegistration:
                 await self._ready.until_ready(self._ready_timeout)
         options: dict[str, Any] = {}
         if self._health is not None:
-            options = {"health": self._health.check, "health_interval": self._health.times.interval}
+            times = self._health.times
+            options = {
+                "health": self._health.passes,
+                "health_interval": times.interval,
+                "health_failures": times.failures,
+                "health_successes": times.successes,
+            }
         async with progress(f"registering {path}"):
             return await discovery.register(self._spec, **options)
 

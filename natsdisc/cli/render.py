@@ -33,6 +33,7 @@ __all__ = [
     "instance_json",
     "instances_json",
     "json_option",
+    "objects_json",
     "rows_of",
     "span_text",
     "status_of",
@@ -89,7 +90,12 @@ def instance_json(instance: Instance) -> str:
 
 def instances_json(instances: Iterable[Instance]) -> str:
     """Return one array of the objects as `fields_of` has them, one a line."""
-    lines = ",\n".join(map(instance_json, instances))
+    return objects_json(map(fields_of, instances))
+
+
+def objects_json(objects: Iterable[dict[str, Any]]) -> str:
+    """Return one array of `objects`, one a line."""
+    lines = ",\n".join(safe_json(compact(one)) for one in objects)
     return f"[\n{lines}\n]" if lines else "[]"
 
 

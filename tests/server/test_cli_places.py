@@ -117,3 +117,22 @@ async def test_tree(shell: Shell, registry: list[str], discovery: Discovery) -> 
     empty = await shell.run("tree", "nowhere", *registry)
     assert (empty.code, empty.out) == (0, "")
     assert "no endpoints below nowhere" in empty.err
+
+
+async def test_enable_and_disable_all_of_an_endpoint(
+    shell: Shell, registry: list[str], discovery: Discovery
+) -> None:
+    mine = await discovery.register(spec(), lease_ttl=None)
+    outcome = await shell.run("disable", "shop", "cart", "checkout", *registry)
+    assert outcome == Outcome(0, "disabled  shop/cart/checkout/1f\n", "")
+    listed = await shell.run("ls", "--leases", *registry)
+    assert [line.split()[:3] for line in listed.out.splitlines()] == [
+        ["INSTANCE", "STATUS", "LEASE"],
+        ["shop/cart/checkout/1f", "disabled", "none"],
+    ]
+    [shown] = json.loads((await shell.run("enable", "shop/cart/checkout/1f", "--json", *registry)).out)
+    assert "status" not in shown
+    assert await discovery.list(endpoints()) == [mine]
+    leased = await discovery.register(spec("leased"))
+    [one] = json.loads((await shell.run("ls", path_of(leased.id), "--leases", "--json", *registry)).out)
+    assert 0 < one["lease_left"] <= 10

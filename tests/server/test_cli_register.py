@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,42 @@ async def test_it_says_on_a_terminal_that_it_drains(
         await terminal.end()
     assert terminal.code == 0
     assert await discovery.list(endpoints("shop")) == []
+
+
+async def test_a_program_is_registered_when_it_is_ready_and_checked_then(
+    shell: Shell, registry: list[str], discovery: Discovery, tmp_path: Path
+) -> None:
+    ready, sick = tmp_path / "ready", tmp_path / "sick"
+    checks = ["--check-exec", f"sh -c 'test -e {ready} && ! test -e {sick}'", "--check-interval", "300ms"]
+    command = ["register", "shop/cart/pay/1f", "-t", "tcp=127.0.0.1:1", *checks, "--check-timeout", "300ms"]
+    process = await shell.start(*command, *registry, *SLEEP)
+
+    async def status() -> str | None:
+        found = await discovery.list(endpoints("shop"))
+        return str(found[0].status) if found else None
+
+    async with discovery.list_and_watch(endpoints("shop")) as events, asyncio.timeout(PATIENCE):
+        await events.synced()
+        assert await status() is None
+        ready.touch()
+        added = await anext(events)
+        assert isinstance(added, natsdisc.Added)
+    assert await line_of(process.stderr) == "shop/cart/pay/1f"
+    sick.touch()
+    await eventually(lambda: _is(status, "unhealthy"), PATIENCE)
+    sick.unlink()
+    await eventually(lambda: _is(status, "serving"), PATIENCE)
+    process.terminate()
+    assert (await ended(process)).code == 128 + signal.SIGTERM
+
+
+async def test_a_program_that_never_gets_ready_is_stopped(shell: Shell, registry: list[str]) -> None:
+    """The port of a tcp transport is looked at without being asked for."""
+    command = ["register", "shop/cart/pay", "-t", "tcp=127.0.0.1:1", "--ready-timeout", "300ms"]
+    outcome = await shell.run(*command, *registry, *SLEEP)
+    fails(outcome, 1, "not ready within 0.3 s", "127.0.0.1:1 does not accept")
+    assert shell.survivors() == []
+
+
+async def _is(status: Callable[[], Awaitable[str | None]], wanted: str) -> bool:
+    return await status() == wanted

@@ -1,4 +1,4 @@
-"""Verdicts of health checks, and the probes behind them."""
+"""Health checks of `natsdisc register`, and the probes behind them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,11 @@ from contextlib import asynccontextmanager
 
 import click
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from natsdisc import Transport
 from natsdisc.cli.failure import Failure
 from natsdisc.cli.health import Health, Times
 from natsdisc.cli.probes import ProbeFailedError, exec_probe, http_probe, port_probe, tcp_probe
-
-
-@given(st.lists(st.booleans(), max_size=30), st.integers(1, 4), st.integers(1, 4))
-def test_a_verdict_needs_results_in_a_row(results: list[bool], failures: int, successes: int) -> None:
-    health = Health([], Times(failures=failures, successes=successes))
-    healthy, row = True, 0
-    for passed in results:
-        row = row + 1 if passed is not healthy else 0
-        if row == (failures if healthy else successes):
-            healthy, row = passed, 0
-        assert health.take(passed) is healthy
 
 
 @asynccontextmanager
@@ -62,10 +49,10 @@ async def test_http() -> None:
 async def test_a_silent_service_fails_after_the_timeout() -> None:
     async with answering(None) as address:
         health = Health([http_probe(f"http://{address}")], Times(timeout=0.1))
-        assert not await health.check()
+        assert not await health.passes()
         assert health.reason == "no answer within 0.1 s"
-        assert await Health([tcp_probe(address)], Times()).check()
-    assert not await Health([tcp_probe(address)], Times()).check()
+        assert await Health([tcp_probe(address)], Times()).passes()
+    assert not await Health([tcp_probe(address)], Times()).passes()
 
 
 async def test_commands() -> None:

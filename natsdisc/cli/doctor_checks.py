@@ -19,6 +19,7 @@ from .doctor_target import Target
 from .doctor_trip import round_trip
 from .doctor_words import PROBE, article, concrete, offset_text, todo_making, todo_missing, todo_using
 from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
+from .micro import micro
 from .port import what_listens
 from .render import counted, wrong_copy
 from .void import bucket_names
@@ -96,6 +97,11 @@ class _Examination:
                 yield copies
         yield self._clock()
         yield await self._listing()
+        services = await micro(
+            self._target.connection, self._admin, self._target.namespace, self._target.component
+        )
+        if services is not None:
+            yield services
         if self._target.role is not Role.READER:
             yield await self._round_trip()
         if self._target.audit:

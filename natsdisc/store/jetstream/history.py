@@ -8,12 +8,12 @@ subjects and are not copied.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -177,7 +177,7 @@ class History:
         messages: list[Any] = []
         try:
             subject = self._api.subjects.call(f"DIRECT.GET.{self.name}")
-            await self._client.publish(subject, orjson.dumps(question), reply=inbox)
+            await self._client.publish(subject, json.dumps(question).encode(), reply=inbox)
             while True:
                 message = await subscription.next_msg(timeout=_PATIENCE_S)
                 status = (message.headers or {}).get("Status")

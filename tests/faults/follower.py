@@ -1,4 +1,4 @@
-"""A watch whose events are checked: the picture that they give, and what could not follow from earlier ones."""
+"""A watch whose events are checked: the picture they give, and what could not follow from earlier ones."""
 
 from __future__ import annotations
 

@@ -136,5 +136,5 @@ def _is_removal(headers: Mapping[str, str]) -> bool:
 def foreign(number: int, address: str = "foreign") -> EndpointInstance:
     """What a plain client registers."""
     namespace = f"ns{number % NAMESPACES}"
-    spec = EndpointSpec(namespace, "comp", f"foreign{number}", transport=Transport.http(address))
+    spec = EndpointSpec(namespace, "comp", f"foreign{number}", transport=Transport.http(f"http://{address}"))
     return spec.with_instance_id(1_000 + number)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from natsdisc import Added, Discovery, View, endpoints, event_channels, event_sources, models
+from natsdisc import Added, Discovery, View, endpoints, event_channels, event_sources, log, models
 from natsdisc.model import Event, Instance, InstanceId
 from natsdisc.safe import safe
 
@@ -56,7 +56,7 @@ class Live:
     async def running(self) -> AsyncIterator[None]:
         """Keep the rows live inside the block."""
         handler = _Notices(self._notice)
-        logger = logging.getLogger("natsdisc")
+        logger = log.logger("natsdisc")
         logger.addHandler(handler)
         try:
             async with AsyncExitStack() as stack:

@@ -15,7 +15,7 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
-from .store.jetstream.ghosts import MARK
+from .store.jetstream.marks import MARK
 from .store.jetstream.stream_config import StreamOptions
 from .store.jetstream.subjects import Subjects, is_subject
 
@@ -76,6 +76,10 @@ class Permissions:
         return {"publish": {"allow": [*self.publish]}, "subscribe": {"allow": [*self.subscribe]}}
 
 
+# The words before the names in the keys of event channels and sources.
+_LEVELS = ("namespace", "component")
+
+
 def inbox_prefix_of(user: str) -> str:
     """Return the inbox prefix of the user `user`: one that no other user name has.
 
@@ -120,11 +124,13 @@ def permissions(
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
     place = keys.prefix_of(endpoints(namespace, component))
-    below = f"{place}.>" if place else ">"
+    scope = ".".join(f"{level}.{token}" for level, token in zip(_LEVELS, place.split("."), strict=False))
+    places = {kind: scope if place and "event" in kind else place for kind in BUCKETS}
     publish: list[str] = []
     subscribe = [f"{inbox_prefix}.>"]
-    for name in BUCKETS.values():
+    for kind, name in BUCKETS.items():
         bucket = f"{bucket_prefix}_{name}" if bucket_prefix else name
+        below = f"{places[kind]}.>" if places[kind] else ">"
         stream = f"KV_{bucket}"
         publish += [
             f"{subjects.api}.CONSUMER.CREATE.{stream}.*.$KV.{bucket}.{below}",

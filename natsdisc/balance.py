@@ -247,16 +247,21 @@ def _to_remember(instances: Sequence[Instance]) -> Sequence[Instance] | None:
 
 def _metadata(instance: Instance, name: str) -> object:
     metadata = getattr(instance, "metadata", None)
-    return metadata.get(name) if metadata else None
+    return metadata.get(name) if metadata and isinstance(metadata, dict) else None
 
 
 _names_of_endpoint = attrgetter("namespace", "component", "endpoint", "instance_id")
 _names_of_card = attrgetter("namespace", "component", "endpoint", "instance_id", "model_suffix")
 
+_names_of_event = attrgetter("scope", "topic", "instance_id")
+
 
 def _names(one: Instance | InstanceId) -> tuple[Any, ...]:
     """Return the parts of an id: several times as fast to look up as the id, which Python code compares."""
-    names = _names_of_endpoint if isinstance(one, (EndpointInstance, EndpointInstanceId)) else _names_of_card
+    if isinstance(one, (EndpointInstance, EndpointInstanceId)):
+        names = _names_of_endpoint
+    else:
+        names = _names_of_card if hasattr(one, "model_suffix") else _names_of_event
     found: tuple[Any, ...] = names(one)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 from .changes import Change
 from .ejection import Ejections
 from .losses import Losses
-from .model import SORT_KEYS, EndpointInstance, Instance, Status, Transport, sort_key
+from .model import SORT_KEYS, EventSourceInstance, Instance, ModelInstance, Status, Transport, sort_key
 from .picture import Picture, SortKey, status_of, without
 
 __all__ = ["Choice"]
@@ -125,4 +125,4 @@ class Choice:
 
 
 def _transport(instance: Instance) -> Transport | None:
-    return instance.transport if isinstance(instance, EndpointInstance) else None
+    return None if isinstance(instance, (ModelInstance, EventSourceInstance)) else instance.transport

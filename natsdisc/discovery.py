@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import dataclasses
 import math
-import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from . import entry, keys, log, wire
+from .addresses import check_address
 from .balance import Balance
 from .cache import UNREADABLE_KEPT_S
 from .callbacks import check_callback, plain
@@ -29,16 +29,19 @@ from .lease import MAX_TTL, State
 from .loop import OwnLoop
 from .losses import Losses
 from .model import (
-    MAX_INSTANCE_ID,
     SORT_KEYS,
     EndpointInstance,
-    EndpointInstanceId,
     EndpointQuery,
     EndpointSpec,
+    EventChannelInstance,
+    EventChannelQuery,
+    EventChannelSpec,
+    EventSourceInstance,
+    EventSourceQuery,
+    EventSourceSpec,
     Instance,
     InstanceId,
     Kind,
-    ModelCardInstanceId,
     ModelInstance,
     ModelQuery,
     ModelSpec,
@@ -48,6 +51,7 @@ from .model import (
     Transport,
     check_instance_id,
     kind_of,
+    new_instance_id,
 )
 from .notices import Notices
 from .registrar import OnChange, Registrar, Registration
@@ -126,7 +130,7 @@ class Discovery:
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         _check_options(instance_id, lease_ttl, expiry_grace)
-        self._instance_id = secrets.randbelow(MAX_INSTANCE_ID + 1) if instance_id is None else instance_id
+        self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
         on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
@@ -180,6 +184,16 @@ class Discovery:
     ) -> EndpointInstance: ...
 
     @overload
+    async def register(
+        self, spec: EventChannelSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventChannelInstance: ...
+
+    @overload
+    async def register(
+        self, spec: EventSourceSpec, *, lease_ttl: float | _Unset | None = ...
+    ) -> EventSourceInstance: ...
+
+    @overload
     async def register(self, spec: ModelSpec, *, lease_ttl: float | _Unset | None = ...) -> ModelInstance: ...
 
     async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
@@ -195,9 +209,10 @@ class Discovery:
         self._check_open()
         if self._is_draining:
             raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
-        if not isinstance(spec, (EndpointSpec, ModelSpec)):
+        if not isinstance(spec, Spec):
             raise InvalidValueError(
-                f"register takes an EndpointSpec or a ModelSpec, not {type(spec).__name__}"
+                f"register takes an EndpointSpec, a ModelSpec, an EventChannelSpec or an EventSourceSpec, "
+                f"not {type(spec).__name__}"
             )
         ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
         instance = spec.with_instance_id(self._instance_id)
@@ -221,8 +236,8 @@ class Discovery:
         Raises PermissionDeniedError, StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        id = instance.id if isinstance(instance, (EndpointInstance, ModelInstance)) else instance
-        if not isinstance(id, (EndpointInstanceId, ModelCardInstanceId)):
+        id = instance.id if isinstance(instance, Instance) else instance
+        if not isinstance(id, InstanceId):
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
         key = keys.key_of(id)
         if self._registrar.find(id) is not None:
@@ -251,10 +266,12 @@ class Discovery:
         StoreUnavailableError, WrongLoopError, ClosedError.
         """
         self._check_open()
-        if not isinstance(instance, (EndpointInstance, ModelInstance)):
+        if not isinstance(instance, Instance):
             raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
         given = {"transport": transport, "metadata": metadata, "card": card}
         changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
+        if isinstance(transport, Transport) and isinstance(instance, EndpointInstance):
+            check_address(transport.kind, transport.address)
         unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
         if unknown:
             raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")
@@ -278,6 +295,16 @@ class Discovery:
     async def list(
         self, query: ModelQuery, *, where: Where[ModelInstance] | None = ...
     ) -> builtins.list[ModelInstance]: ...
+
+    @overload
+    async def list(
+        self, query: EventChannelQuery, *, where: Where[EventChannelInstance] | None = ...
+    ) -> builtins.list[EventChannelInstance]: ...
+
+    @overload
+    async def list(
+        self, query: EventSourceQuery, *, where: Where[EventSourceInstance] | None = ...
+    ) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     async def list(self, query: Query, *, where: Where[Instance] | None = ...) -> builtins.list[Instance]: ...
@@ -320,9 +347,10 @@ class Discovery:
         Example: `for service in await discovery.services(): print(service.endpoint, service.instances)`
         """
         self._check_open()
-        if kind not in (Kind.ENDPOINT, Kind.MODEL):
-            raise InvalidValueError(f"services takes Kind.ENDPOINT or Kind.MODEL, not {kind!r}")
-        kind = Kind(kind)
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            raise InvalidValueError(f"services takes a Kind, such as Kind.MODEL, not {kind!r}") from None
         return count_services(kind, await self._read(Query(kind)))
 
     async def _read(self, query: Query) -> dict[str, bytes]:
@@ -344,6 +372,16 @@ class Discovery:
     def list_and_watch(
         self, query: ModelQuery, *, where: Where[ModelInstance] | None = ...
     ) -> Watch[ModelInstance]: ...
+
+    @overload
+    def list_and_watch(
+        self, query: EventChannelQuery, *, where: Where[EventChannelInstance] | None = ...
+    ) -> Watch[EventChannelInstance]: ...
+
+    @overload
+    def list_and_watch(
+        self, query: EventSourceQuery, *, where: Where[EventSourceInstance] | None = ...
+    ) -> Watch[EventSourceInstance]: ...
 
     @overload
     def list_and_watch(self, query: Query, *, where: Where[Instance] | None = ...) -> Watch[Instance]: ...
@@ -392,6 +430,26 @@ class Discovery:
         balance: Balance | None = ...,
         panic_threshold: float = ...,
     ) -> View[ModelInstance]: ...
+
+    @overload
+    def view(
+        self,
+        query: EventChannelQuery,
+        *,
+        where: Where[EventChannelInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventChannelInstance]: ...
+
+    @overload
+    def view(
+        self,
+        query: EventSourceQuery,
+        *,
+        where: Where[EventSourceInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventSourceInstance]: ...
 
     @overload
     def view(
@@ -826,4 +884,6 @@ def _checked_callback(name: str, callback: OnChange | None) -> OnChange | None:
 
 def _check_query(query: object) -> None:
     if not isinstance(query, Query):
-        raise InvalidValueError(f"not a query: {query!r}; use endpoints(…) or models(…)")
+        raise InvalidValueError(
+            f"not a query: {query!r}; use endpoints(…), models(…), event_channels(…) or event_sources(…)"
+        )

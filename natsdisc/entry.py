@@ -10,6 +10,8 @@ __all__ = ["BUCKETS", "bucket_of", "decode"]
 
 # The seed's buckets `v1/instances` and `v1/mdc`: a KV bucket's name has no slash (ADR-8).
 BUCKETS = {Kind.ENDPOINT: "v1_instances", Kind.MODEL: "v1_mdc"}
+# The buckets of Dynamo 1.6 that its first versions, and the seed, did not have.
+BUCKETS |= {Kind.EVENT_CHANNEL: "v1_event_channels", Kind.EVENT_SOURCE: "v1_event_sources"}
 
 
 def bucket_of(id: InstanceId) -> str:

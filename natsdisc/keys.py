@@ -3,6 +3,9 @@
 A key is `namespace.component.endpoint.{id:x}[.suffix]`, one subject token a name. KV keys allow
 `[-/_=.a-zA-Z0-9]` (ADR-8), so every other UTF-8 byte of a name, and `.` and `=` themselves, is written
 `=XX` in upper-case hex. Exactly one key stands for an id: whatever else parses to nothing.
+
+The key of an event channel or source is Dynamo's path with a token a segment, such as
+`namespace.shop.component.cart.topic.kv-events.{id:x}`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,16 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from .errors import InvalidNameError
-from .model import EndpointInstanceId, InstanceId, Kind, ModelCardInstanceId, Query
+from .model import (
+    EndpointInstanceId,
+    EventChannelInstanceId,
+    EventSourceInstanceId,
+    InstanceId,
+    Kind,
+    ModelCardInstanceId,
+    Query,
+    Scope,
+)
 
 __all__ = ["MAX_KEY_BYTES", "Place", "key_of", "parse_key", "place_of", "prefix_of", "to_token"]
 
@@ -32,6 +44,9 @@ _HEX_ID = re.compile(r"(?:0|[1-9a-f][0-9a-f]{0,15})\Z")
 
 def key_of(id: InstanceId) -> str:
     """The key of `id`; raises InvalidNameError when it would be too long for a subject."""
+    if isinstance(id, (EventChannelInstanceId, EventSourceInstanceId)):
+        path = map(to_token, (*id.scope.path, "topic", id.topic))
+        return _checked(f"{'.'.join(path)}.{id.instance_id:x}", id)
     tokens = [
         to_token(id.namespace),
         to_token(id.component),
@@ -56,13 +71,19 @@ def parse_key(kind: Kind, key: str) -> InstanceId | None:
     namespace, component, endpoint, hex_id, suffix = place
     if kind is Kind.ENDPOINT:
         return EndpointInstanceId(namespace, component, endpoint, int(hex_id, 16))
-    return ModelCardInstanceId(namespace, component, endpoint, int(hex_id, 16), suffix)
+    if kind is Kind.MODEL:
+        return ModelCardInstanceId(namespace, component, endpoint, int(hex_id, 16), suffix)
+    scope = Scope(tuple(filter(None, (namespace, component, endpoint))))
+    make = EventChannelInstanceId if kind is Kind.EVENT_CHANNEL else EventSourceInstanceId
+    return make(scope, suffix or "", int(hex_id, 16))
 
 
 def place_of(kind: Kind, key: str) -> Place | None:
     """The parts of `key`; None if natsdisc would not have written its names. The id is not looked at."""
     if len(key) > MAX_KEY_BYTES:
         return None
+    if kind is Kind.EVENT_CHANNEL or kind is Kind.EVENT_SOURCE:
+        return _place_of_event(key)
     suffix = None
     if kind is Kind.MODEL and key.count(".") == 4:
         key, _, token = key.rpartition(".")
@@ -72,6 +93,21 @@ def place_of(kind: Kind, key: str) -> Place | None:
     names, _, hex_id = key.rpartition(".")
     known = _names(names)
     return None if known is None else (*known, hex_id, suffix)
+
+
+def _place_of_event(key: str) -> Place | None:
+    """Return the names of the scope (empty text where it has none), the id and the topic in `key`."""
+    *path, word, topic_token, hex_id = key.split(".") if key.count(".") >= 4 else ("",) * 3
+    if len(path) not in (2, 4, 6) or word != "topic":
+        return None
+    if tuple(path[::2]) != ("namespace", "component", "endpoint")[: len(path) // 2]:
+        return None
+    names = [_from_token(token) for token in path[1::2]]
+    topic = _from_token(topic_token)
+    if topic is None or None in names:
+        return None
+    namespace, component, endpoint = (*(name or "" for name in names), "", "")[:3]
+    return namespace, component, endpoint, hex_id, topic
 
 
 # Of many instances few differ in more than their id; and those that share their names then share the text.

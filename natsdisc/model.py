@@ -7,12 +7,14 @@ sets. They cannot be changed in place: their dicts and lists are those of `natsd
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
+from .addresses import check_address
 from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
 from .frozen import EMPTY, FrozenDict, FrozenOnRead, freeze, frozen_mapping
 
@@ -23,6 +25,14 @@ __all__ = [
     "EndpointQuery",
     "EndpointSpec",
     "Event",
+    "EventChannelInstance",
+    "EventChannelInstanceId",
+    "EventChannelQuery",
+    "EventChannelSpec",
+    "EventSourceInstance",
+    "EventSourceInstanceId",
+    "EventSourceQuery",
+    "EventSourceSpec",
     "Instance",
     "InstanceId",
     "Kind",
@@ -33,14 +43,24 @@ __all__ = [
     "Query",
     "RemovalReason",
     "Removed",
+    "Scope",
     "Spec",
     "Status",
     "Transport",
     "endpoints",
+    "event_channels",
+    "event_sources",
     "models",
 ]
 
 MAX_INSTANCE_ID = 2**64 - 1
+# The largest whole number that JavaScript, and any reader that keeps JSON numbers as doubles, holds exactly.
+MAX_SAFE_INSTANCE_ID = 2**53 - 1
+
+
+def new_instance_id() -> int:
+    """Return a random instance id that is not 0 and fits 53 bits, so that JavaScript can hold it."""
+    return secrets.randbelow(MAX_SAFE_INSTANCE_ID) + 1
 
 
 class Kind(StrEnum):
@@ -48,6 +68,8 @@ class Kind(StrEnum):
 
     ENDPOINT = "endpoint"
     MODEL = "model"
+    EVENT_CHANNEL = "event_channel"
+    EVENT_SOURCE = "event_source"
 
 
 class Status(StrEnum):
@@ -257,12 +279,144 @@ def _fold_empty_suffix(value: ModelCardInstanceId | ModelSpec | ModelInstance) -
         check_name("model_suffix", value.model_suffix)
 
 
-InstanceId: TypeAlias = EndpointInstanceId | ModelCardInstanceId
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an event channel or source belongs to: a namespace, a component or an endpoint.
+
+    Make one with `Scope.namespace`, `Scope.component` or `Scope.endpoint`. Scopes match exactly: that of a
+    namespace does not hold those of its components. `names` has the names, outermost first.
+
+    Example: `Scope.component("shop", "cart")`
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.names, tuple) or not 1 <= len(self.names) <= 3:
+            raise InvalidNameError(f"a Scope has one to three names, not {self.names!r:.80}")
+        for what, name in zip(_LEVELS, self.names, strict=False):
+            check_name(what, name)
+
+    @classmethod
+    def namespace(cls, namespace: str) -> Scope:
+        """Return the scope of a namespace alone. Raises InvalidNameError."""
+        return cls((namespace,))
+
+    @classmethod
+    def component(cls, namespace: str, component: str) -> Scope:
+        """Return the scope of a component. Raises InvalidNameError."""
+        return cls((namespace, component))
+
+    @classmethod
+    def endpoint(cls, namespace: str, component: str, endpoint: str) -> Scope:
+        """Return the scope of an endpoint. Raises InvalidNameError."""
+        return cls((namespace, component, endpoint))
+
+    @property
+    def padded(self) -> tuple[str, str, str]:
+        """The namespace, component and endpoint; empty text where there is none."""
+        namespace, component, endpoint = (*self.names, "", "")[:3]
+        return namespace, component, endpoint
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The segments of Dynamo's path, such as `("namespace", "shop", "component", "cart")`."""
+        return tuple(part for pair in zip(_LEVELS, self.names, strict=False) for part in pair)
+
+    def __str__(self) -> str:
+        return "/".join(map(_segment, self.path))
+
+
+_LEVELS = ("namespace", "component", "endpoint")
+
+
+def _segment(name: str) -> str:
+    """Return `name` as a segment of Dynamo's paths, percent-encoded."""
+    plain = name.replace("-", "").replace("_", "")
+    if plain.isascii() and plain.isalnum():
+        return name
+    return "".join(
+        chr(byte) if (byte < 128 and chr(byte).isalnum()) or byte in b"-_" else f"%{byte:02X}"
+        for byte in name.encode()
+    )
+
+
+def _check_scope(scope: object, topic: object) -> None:
+    if not isinstance(scope, Scope):
+        raise InvalidValueError(f"scope must be a Scope, such as Scope.namespace('shop'), not {scope!r:.80}")
+    check_name("topic", topic)
+
+
+@dataclass(frozen=True, slots=True)
+class _EventId:
+    """The id of an event channel or source; `str()` is Dynamo's path."""
+
+    scope: Scope
+    topic: str
+    instance_id: int
+
+    def __post_init__(self) -> None:
+        _check_scope(self.scope, self.topic)
+        check_instance_id(self.instance_id)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the scope."""
+        return self.scope.padded[0]
+
+    @property
+    def component(self) -> str:
+        """The component of the scope; empty text when it is a namespace."""
+        return self.scope.padded[1]
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of the scope; empty text when it has none."""
+        return self.scope.padded[2]
+
+    @property
+    def publisher_id(self) -> int:
+        """The instance id, as Dynamo calls it for an event source."""
+        return self.instance_id
+
+    def __str__(self) -> str:
+        return f"{self.scope}/topic/{_segment(self.topic)}/{self.instance_id:x}"
+
+    def __lt__(self, other: Any) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._sort_key() < other._sort_key()
+
+    def _sort_key(self) -> tuple[str, str, str, int, str]:
+        return (*self.scope.padded, self.instance_id, self.topic)
+
+
+@dataclass(frozen=True, slots=True)
+class EventChannelInstanceId(_EventId):
+    """The id of an event channel; `str()` is Dynamo's path."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventSourceInstanceId(_EventId):
+    """The id of an event source; `str()` is Dynamo's path."""
+
+
+InstanceId: TypeAlias = (
+    EndpointInstanceId | ModelCardInstanceId | EventChannelInstanceId | EventSourceInstanceId
+)
 
 
 def kind_of(id: InstanceId) -> Kind:
-    """What `id` is the id of."""
-    return Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
+    """Return the kind that `id` is the id of."""
+    return _KIND_OF_ID[type(id)]
+
+
+_KIND_OF_ID: dict[type, Kind] = {
+    EndpointInstanceId: Kind.ENDPOINT,
+    ModelCardInstanceId: Kind.MODEL,
+    EventChannelInstanceId: Kind.EVENT_CHANNEL,
+    EventSourceInstanceId: Kind.EVENT_SOURCE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +436,7 @@ class EndpointSpec:
     def __post_init__(self) -> None:
         _check_place(self.namespace, self.component, self.endpoint)
         _check_transport(self.transport)
+        check_address(self.transport.kind, self.transport.address)
         _freeze_mapping(self, "metadata")
         _freeze_extra(self)
 
@@ -326,9 +481,6 @@ class ModelSpec:
             model_suffix=self.model_suffix,
             extra=self.extra,
         )
-
-
-Spec: TypeAlias = EndpointSpec | ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,7 +550,153 @@ class ModelInstance:
         )
 
 
-Instance: TypeAlias = EndpointInstance | ModelInstance
+def _event_transport(transport: object) -> Transport:
+    """Return a Transport; a mapping of `kind` and `config`, as on the wire, is one too."""
+    if isinstance(transport, Mapping) and transport.keys() == {"kind", "config"}:
+        return Transport(transport["kind"], transport["config"])
+    _check_transport(transport)
+    assert isinstance(transport, Transport)
+    return transport
+
+
+@dataclass(frozen=True, slots=True)
+class EventChannelSpec:
+    """An event channel to register: where the events of `topic` in `scope` can be subscribed to.
+
+    As of Dynamo 1.6 the kinds of `transport` are `Nats`, `Zmq` and `ZmqBroker`, and the address is an object.
+
+    Example: `EventChannelSpec(Scope.namespace("shop"), "kv", transport=Transport("Zmq", {"endpoint": "tcp://h:1"}))`
+    """
+
+    scope: Scope
+    topic: str
+    transport: Transport = field(kw_only=True)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_scope(self.scope, self.topic)
+        object.__setattr__(self, "transport", _event_transport(self.transport))
+        _freeze_event_extra(self)
+
+    def with_instance_id(self, instance_id: int) -> EventChannelInstance:
+        """Return the instance that `instance_id` registers."""
+        return EventChannelInstance(
+            self.scope, self.topic, instance_id, transport=self.transport, extra=self.extra
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventSourceSpec:
+    """An event source to register: who publishes `topic` in `scope`; `metadata` is any JSON value."""
+
+    scope: Scope
+    topic: str
+    metadata: Any = field(kw_only=True, hash=False)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_scope(self.scope, self.topic)
+        object.__setattr__(self, "metadata", freeze(self.metadata))
+        _freeze_event_extra(self)
+
+    def with_instance_id(self, instance_id: int) -> EventSourceInstance:
+        """Return the instance that `instance_id` registers, as its publisher."""
+        return EventSourceInstance(
+            self.scope, self.topic, instance_id, metadata=self.metadata, extra=self.extra
+        )
+
+
+class _InScope:
+    """The names of an event's scope, under the names that the other instances have."""
+
+    __slots__ = ()
+    scope: Scope
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the scope."""
+        return self.scope.padded[0]
+
+    @property
+    def component(self) -> str:
+        """The component of the scope; empty text when it is a namespace."""
+        return self.scope.padded[1]
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of the scope; empty text when it has none."""
+        return self.scope.padded[2]
+
+
+@dataclass(frozen=True, slots=True)
+class EventChannelInstance(_InScope):
+    """One live event channel; `extra` holds the JSON fields of its value that natsdisc does not know."""
+
+    scope: Scope
+    topic: str
+    instance_id: int
+    transport: Transport = field(kw_only=True)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_scope(self.scope, self.topic)
+        check_instance_id(self.instance_id)
+        object.__setattr__(self, "transport", _event_transport(self.transport))
+        _freeze_event_extra(self)
+
+    def __deepcopy__(self, memo: object) -> EventChannelInstance:
+        return self  # nothing in it can be changed
+
+    @property
+    def id(self) -> EventChannelInstanceId:
+        return EventChannelInstanceId(self.scope, self.topic, self.instance_id)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSourceInstance(_InScope):
+    """One live event source; `extra` holds the JSON fields of its value that natsdisc does not know."""
+
+    scope: Scope
+    topic: str
+    instance_id: int
+    metadata: Any = field(kw_only=True, hash=False)
+    extra: Mapping[str, Any] = field(kw_only=True, default_factory=FrozenDict, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_scope(self.scope, self.topic)
+        check_instance_id(self.instance_id)
+        object.__setattr__(self, "metadata", freeze(self.metadata))
+        _freeze_event_extra(self)
+
+    def __deepcopy__(self, memo: object) -> EventSourceInstance:
+        return self  # nothing in it can be changed
+
+    @property
+    def publisher_id(self) -> int:
+        """The instance id, under Dynamo's name for it."""
+        return self.instance_id
+
+    @property
+    def id(self) -> EventSourceInstanceId:
+        return EventSourceInstanceId(self.scope, self.topic, self.instance_id)
+
+
+CHANNEL_FIELDS = frozenset(("type", "scope", "topic", "instance_id", "transport"))
+SOURCE_FIELDS = frozenset(("type", "scope", "topic", "publisher_id", "metadata"))
+
+
+def _freeze_event_extra(
+    value: EventChannelSpec | EventSourceSpec | EventChannelInstance | EventSourceInstance,
+) -> None:
+    _freeze_mapping(value, "extra")
+    known = CHANNEL_FIELDS if isinstance(value, (EventChannelSpec, EventChannelInstance)) else SOURCE_FIELDS
+    for name in value.extra:
+        if not isinstance(name, str) or name in known:
+            raise InvalidValueError(f"extra cannot hold a field {name!r}: use a name of your own")
+
+
+Spec: TypeAlias = EndpointSpec | ModelSpec | EventChannelSpec | EventSourceSpec
+Instance: TypeAlias = EndpointInstance | ModelInstance | EventChannelInstance | EventSourceInstance
 
 # The kind of instance in an event, a watch or a view. Without one, `Added` means `Added[Instance]`.
 if TYPE_CHECKING:
@@ -516,7 +814,9 @@ def sort_key(instance: Instance) -> tuple[str, str, str, int, str]:
 
 
 def _suffix(instance: Instance) -> str:
-    return (instance.model_suffix or "") if isinstance(instance, ModelInstance) else ""
+    if isinstance(instance, ModelInstance):
+        return instance.model_suffix or ""
+    return "" if isinstance(instance, EndpointInstance) else instance.topic
 
 
 # Sorted by each of these in turn, instances are in the order of `sort_key`: for many of them that is several
@@ -545,6 +845,8 @@ class Query:
     def __post_init__(self) -> None:
         if not isinstance(self.kind, Kind):
             raise InvalidQueryError(f"a query is for a Kind, not {self.kind!r}")
+        if self.kind not in (Kind.ENDPOINT, Kind.MODEL):
+            raise InvalidQueryError(f"a Query is for endpoints or models: use {self.kind}s(…)")
         hole: str | None = None
         for what in ("namespace", "component", "endpoint"):
             name = getattr(self, what)
@@ -581,6 +883,72 @@ class ModelQuery(Query):
     """A set of model cards."""
 
     kind: Kind = field(default=Kind.MODEL, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _EventQuery(Query):
+    kind: Kind = field(default=Kind.EVENT_CHANNEL, init=False)
+    namespace: str | None = field(default=None, init=False)
+    component: str | None = field(default=None, init=False)
+    endpoint: str | None = field(default=None, init=False)
+    scope: Scope | None = None
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scope is None:
+            if self.topic is not None:
+                raise InvalidQueryError(
+                    f"a query with a topic needs its scope too, because scopes match exactly: "
+                    f"topic={self.topic!r:.80}"
+                )
+        elif not isinstance(self.scope, Scope):
+            raise InvalidQueryError(f"scope must be a Scope, not {self.scope!r:.80}")
+        elif self.topic is not None:
+            check_name("topic", self.topic)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The leading segments of the paths of this query."""
+        if self.scope is None:
+            return ()
+        return (*self.scope.path, "topic", *(() if self.topic is None else (self.topic,)))
+
+    def matches(self, id: InstanceId) -> bool:
+        """Return whether `id` is in the set."""
+        if not isinstance(id, (EventChannelInstanceId, EventSourceInstanceId)):
+            return False
+        same_scope = self.scope is None or id.scope == self.scope
+        return kind_of(id) is self.kind and same_scope and self.topic in (None, id.topic)
+
+
+@dataclass(frozen=True, slots=True)
+class EventChannelQuery(_EventQuery):
+    """A set of event channels."""
+
+    kind: Kind = field(default=Kind.EVENT_CHANNEL, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSourceQuery(_EventQuery):
+    """A set of event sources."""
+
+    kind: Kind = field(default=Kind.EVENT_SOURCE, init=False)
+
+
+def event_channels(scope: Scope | None = None, topic: str | None = None) -> EventChannelQuery:
+    """Return the query for all event channels, or those of exactly this scope, or of a topic in it.
+
+    Raises InvalidQueryError for a topic without a scope. Example: `event_channels(Scope.namespace("shop"))`
+    """
+    return EventChannelQuery(scope, topic)
+
+
+def event_sources(scope: Scope | None = None, topic: str | None = None) -> EventSourceQuery:
+    """Return the query for all event sources, or those of exactly this scope, or of a topic in it.
+
+    Raises InvalidQueryError for a topic without a scope. Example: `event_sources(Scope.namespace("shop"))`
+    """
+    return EventSourceQuery(scope, topic)
 
 
 def endpoints(

@@ -22,12 +22,9 @@ from .listeners import Listeners
 from .losses import Losses
 from .model import (
     Added,
-    EndpointInstance,
-    EndpointInstanceId,
+    Instance,
     InstanceId,
     InstanceT_co,
-    ModelCardInstanceId,
-    ModelInstance,
     Query,
     Removed,
 )
@@ -119,8 +116,8 @@ class View(Generic[InstanceT_co]):
         return iter(self.instances)
 
     def __contains__(self, item: object) -> bool:
-        id = item.id if isinstance(item, (EndpointInstance, ModelInstance)) else item
-        return isinstance(id, (EndpointInstanceId, ModelCardInstanceId)) and self.get(id) is not None
+        id = item.id if isinstance(item, Instance) else item
+        return isinstance(id, InstanceId) and self.get(id) is not None
 
     def get(self, id: InstanceId) -> InstanceT_co | None:
         """The instance with this id, if it is there."""

@@ -17,13 +17,18 @@ from .errors import InvalidIdError, InvalidNameError, InvalidValueError
 from .frozen import EMPTY, freeze
 from .keys import Place
 from .model import (
+    CHANNEL_FIELDS,
     ENDPOINT_FIELDS,
     MAX_INSTANCE_ID,
     MODEL_FIELDS,
+    SOURCE_FIELDS,
     EndpointInstance,
+    EventChannelInstance,
+    EventSourceInstance,
     Instance,
     Kind,
     ModelInstance,
+    Scope,
     Status,
     Transport,
     is_foreign_status,
@@ -35,7 +40,13 @@ from .model import (
 __all__ = ["dumps", "loads", "loads_at"]
 
 _ENDPOINT, _MODEL = "Endpoint", "Model"
-_KINDS = {_ENDPOINT: Kind.ENDPOINT, _MODEL: Kind.MODEL}
+_CHANNEL, _SOURCE = "EventChannel", "EventSource"
+_KINDS = {
+    _ENDPOINT: Kind.ENDPOINT,
+    _MODEL: Kind.MODEL,
+    _CHANNEL: Kind.EVENT_CHANNEL,
+    _SOURCE: Kind.EVENT_SOURCE,
+}
 
 _ENDPOINT_FIELDS_OF_THE_SEED = ENDPOINT_FIELDS - {"status"}
 
@@ -70,9 +81,25 @@ def dumps(instance: Instance) -> bytes:
         }
         if instance.model_suffix is not None:
             fields["model_suffix"] = instance.model_suffix
+    elif isinstance(instance, EventChannelInstance):
+        fields = {
+            "type": _CHANNEL,
+            "scope": _scope_json(instance.scope),
+            "topic": instance.topic,
+            "instance_id": instance.instance_id,
+            "transport": {"kind": str(instance.transport.kind), "config": instance.transport.address},
+        }
+    elif isinstance(instance, EventSourceInstance):
+        fields = {
+            "type": _SOURCE,
+            "scope": _scope_json(instance.scope),
+            "topic": instance.topic,
+            "publisher_id": instance.instance_id,
+            "metadata": instance.metadata,
+        }
     else:
         raise InvalidValueError(f"not an instance: {type(instance).__name__}")
-    part = "metadata, transport or extra" if isinstance(instance, EndpointInstance) else "card or extra"
+    part = "card or extra" if isinstance(instance, ModelInstance) else "metadata, transport or extra"
     if instance.extra:
         fields.update(instance.extra)
     try:
@@ -91,8 +118,11 @@ def loads(data: bytes) -> Instance:
     """The instance in `data`; raises InvalidValueError when there is none."""
     fields = _parse(data)
     try:
+        kind = _kind(fields)
+        if kind is Kind.EVENT_CHANNEL or kind is Kind.EVENT_SOURCE:
+            return _event(fields, kind)
         place = (fields["namespace"], fields["component"], fields["endpoint"], fields["instance_id"])
-        if _kind(fields) is Kind.ENDPOINT:
+        if kind is Kind.ENDPOINT:
             return EndpointInstance(
                 *place,
                 transport=Transport(*_transport(fields)),
@@ -116,6 +146,8 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
     """The instance in `data`, which must be the one of `kind` at `place`; raises InvalidValueError."""
     fields = _parse(data)
     namespace, component, endpoint, hex_id, suffix = place
+    if kind is Kind.EVENT_CHANNEL or kind is Kind.EVENT_SOURCE:
+        return _event_at(place, kind, fields)
     try:
         instance_id = fields["instance_id"]
         if (
@@ -146,6 +178,72 @@ def loads_at(place: Place, kind: Kind, data: bytes) -> Instance:
         raise InvalidValueError(f"no field {error}") from error
 
 
+def _scope_json(scope: Scope) -> dict[str, Any]:
+    match scope.names:
+        case (namespace,):
+            return {"kind": "namespace", "name": namespace}
+        case (namespace, component):
+            return {"kind": "component", "namespace": namespace, "component": component}
+        case (namespace, component, endpoint):
+            names = {"namespace": namespace, "component": component, "name": endpoint}
+            return {"kind": "endpoint", "endpoint": names}
+    raise InvalidValueError(f"not a scope: {scope!r}")
+
+
+def _scope(fields: object) -> Scope:
+    """Return the Scope in a value; raises InvalidValueError, also for one with more fields than we know."""
+    names: tuple[Any, ...] = ()
+    match fields:
+        case {"kind": "namespace", "name": name}:
+            names = (name,)
+        case {"kind": "component", "namespace": namespace, "component": component}:
+            names = (namespace, component)
+        case {"kind": "endpoint", "endpoint": {"namespace": namespace, "component": component, "name": name}}:
+            names = (namespace, component, name)
+    if not names or _scope_json(scope := Scope(names)) != fields:
+        raise InvalidValueError(f"not a scope: {fields!r:.80}")
+    return scope
+
+
+def _event(fields: dict[str, Any], kind: Kind) -> EventChannelInstance | EventSourceInstance:
+    try:
+        scope, topic = _scope(fields["scope"]), fields["topic"]
+        if kind is Kind.EVENT_SOURCE:
+            return EventSourceInstance(
+                scope,
+                topic,
+                fields["publisher_id"],
+                metadata=fields["metadata"],
+                extra=_extra(fields, SOURCE_FIELDS),
+            )
+        transport = fields["transport"]
+        if type(transport) is not dict or transport.keys() != {"kind", "config"}:
+            raise InvalidValueError(f"transport must be an object of kind and config, not {transport!r:.80}")
+        return EventChannelInstance(
+            scope,
+            topic,
+            fields["instance_id"],
+            transport=Transport(transport["kind"], transport["config"]),
+            extra=_extra(fields, CHANNEL_FIELDS),
+        )
+    except KeyError as error:
+        raise InvalidValueError(f"no field {error}") from error
+    except (InvalidNameError, InvalidIdError) as error:
+        raise InvalidValueError(str(error)) from error
+
+
+def _event_at(place: Place, kind: Kind, fields: dict[str, Any]) -> Instance:
+    """Return the event channel or source in `fields`; raises InvalidValueError unless it is at `place`."""
+    if "type" not in fields:
+        raise InvalidValueError("no field 'type'")
+    if _kind(fields) is not kind:
+        raise InvalidValueError("its value names another instance than its key")
+    event = _event(fields, kind)
+    if (*event.scope.padded, f"{event.instance_id:x}", event.topic) != place:
+        raise InvalidValueError("its value names another instance than its key")
+    return event
+
+
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         # orjson takes no subclass, such as a SignedValue.
@@ -166,7 +264,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 def _kind(fields: dict[str, Any]) -> Kind:
     kind = _KINDS.get(fields["type"]) if isinstance(fields["type"], str) else None
     if kind is None:
-        raise InvalidValueError("the type is neither Endpoint nor Model")
+        raise InvalidValueError("the type is neither Endpoint, Model, EventChannel nor EventSource")
     return kind
 
 

@@ -76,7 +76,16 @@ endpoint_ids = st.builds(EndpointInstanceId, names, names, names, instance_ids)
 model_ids = st.builds(ModelCardInstanceId, names, names, names, instance_ids, suffixes)
 ids: st.SearchStrategy[InstanceId] = endpoint_ids | model_ids
 
-endpoint_specs = st.builds(EndpointSpec, names, names, names, transport=transports, metadata=metadata)
+_ports = st.integers(1, 65535)
+good_transports = st.one_of(
+    st.builds(lambda number: Transport.nats(f"shop.cart.{number}"), _ports),
+    st.builds(lambda port: Transport.http(f"http://host:{port}/a"), _ports),
+    st.builds(lambda port: Transport.tcp(f"[::1]:{port}"), _ports),
+    st.builds(lambda port: Transport("quic", {"port": port}), _ports),
+)
+"""Transports with addresses that an endpoint may be registered with."""
+
+endpoint_specs = st.builds(EndpointSpec, names, names, names, transport=good_transports, metadata=metadata)
 model_specs = st.builds(ModelSpec, names, names, names, card=json_values, model_suffix=suffixes)
 specs: st.SearchStrategy[Spec] = endpoint_specs | model_specs
 
@@ -100,7 +109,7 @@ instances: st.SearchStrategy[Instance] = endpoint_instances | model_instances
 def queries(draw: st.DrawFn) -> Query:
     """A query of any kind and depth."""
     depth = draw(st.integers(0, 3))
-    return Query(draw(st.sampled_from(Kind)), *(draw(names) for _ in range(depth)))
+    return Query(draw(st.sampled_from([Kind.ENDPOINT, Kind.MODEL])), *(draw(names) for _ in range(depth)))
 
 
 @st.composite
@@ -111,7 +120,7 @@ def queries_near(draw: st.DrawFn, id: InstanceId) -> Query:
     if place and changes:
         place[draw(st.integers(0, len(place) - 1))] = draw(names)
     kind = Kind.ENDPOINT if isinstance(id, EndpointInstanceId) else Kind.MODEL
-    return Query(draw(st.sampled_from([kind, kind, *Kind])), *place)
+    return Query(draw(st.sampled_from([kind, kind, Kind.ENDPOINT, Kind.MODEL])), *place)
 
 
 # What happens in a bucket of endpoints. The keys and values are real ones.

@@ -6,18 +6,19 @@ import asyncio
 import fnmatch
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from natsdisc import keys
 from natsdisc.entry import BUCKETS
 from natsdisc.errors import ConflictError
 from natsdisc.model import Kind
 from natsdisc.store.jetstream.admin import Admin
+from natsdisc.store.jetstream.at_once import some_at_once
 from natsdisc.store.jetstream.audit import Oddity, Suspicion, lease_ttl
-from natsdisc.store.jetstream.inspector import LENDER, Inspector
+from natsdisc.store.jetstream.inspector import Inspector
 from natsdisc.store.jetstream.messages import OWNER
 
 from .connection import Connection
@@ -25,7 +26,6 @@ from .progress import Progress, progress
 
 __all__ = ["Fate", "Outcome", "Pruning"]
 
-_T = TypeVar("_T")
 _AT_ONCE = 64
 # More messages than this are looked at in a sample, for bad schedules.
 _MOST_LOOKS = 100_000
@@ -134,10 +134,10 @@ class Pruning:
             state.done += 1
             if stored is None or leased:
                 return None
-            age = max(0.0, now - stored.written)
-            return _Found(kind, path, age, key, stored.revision, lease_ttl(stored.headers))
+            age = max(0.0, now - stored.stored.timestamp())
+            return _Found(kind, path, age, key, stored.sequence, lease_ttl(stored.headers))
 
-        found = await _some_at_once(look, list(paths.items()))
+        found = await some_at_once(look, paths.items(), slots=_AT_ONCE)
         return [one for one in found if one is not None and one.age >= self._older_than]
 
     async def _end_overdue(self, admin: Admin, kind: Kind, remove: bool) -> list[Outcome]:
@@ -224,12 +224,12 @@ async def _lend(admin: Admin, one: _Found, deadline: float) -> Fate:
 async def _fate(admin: Admin, name: str, one: _Found) -> Fate | None:
     """Return what became of an entry under a lent lease; None while that is open."""
     lease = await Inspector(admin).lease(name, one.key)
-    if lease is not None and lease.headers.get(OWNER) != LENDER:
+    if lease is not None and OWNER in lease.headers:
         return Fate.RENEWED
     stored = await Inspector(admin).last(name, one.key)
-    if stored is None or (stored.revision != one.revision and "Nats-Scheduler" in stored.headers):
+    if stored is None or (stored.sequence != one.revision and "Nats-Scheduler" in stored.headers):
         return Fate.REMOVED
-    return Fate.CHANGED if stored.revision != one.revision else None
+    return Fate.CHANGED if stored.sequence != one.revision else None
 
 
 async def _end_schedules(admin: Admin, kind: Kind, remove: bool) -> list[Outcome]:
@@ -254,16 +254,6 @@ async def _overwrite(admin: Admin, one: Oddity) -> Fate:
     except ConflictError:
         return Fate.CHANGED
     return Fate.REMOVED
-
-
-async def _some_at_once(work: Callable[[Any], Awaitable[_T]], items: Sequence[Any]) -> list[_T]:
-    slots = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: Any) -> _T:
-        async with slots:
-            return await work(item)
-
-    return list(await asyncio.gather(*map(one, items)))
 
 
 def _path(kind: Kind, key: str) -> str:

@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from natsdisc import wire
-from natsdisc.model import Added, EndpointInstance, Event, Instance, Kind, Status
+from natsdisc.model import (
+    Added,
+    EndpointInstance,
+    Event,
+    EventChannelInstance,
+    Instance,
+    Kind,
+    ModelInstance,
+    Status,
+)
 from natsdisc.safe import safe, safe_json
 from natsdisc.store.jetstream.copies import Difference
 
@@ -73,14 +82,26 @@ def detail(instance: Instance) -> str:
     if isinstance(instance, EndpointInstance):
         mark = "" if instance.status is Status.SERVING else f"  {instance.status}"
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
-    return _model_name(instance.card)
+    if isinstance(instance, EventChannelInstance):
+        return safe(f"{instance.transport.kind} {_text(instance.transport.address)}")
+    return (
+        _model_name(instance.card) if isinstance(instance, ModelInstance) else safe(_text(instance.metadata))
+    )
+
+
+_HEADS = {
+    Kind.ENDPOINT: ["TRANSPORT", "ADDRESS", "METADATA"],
+    Kind.MODEL: ["SUFFIX", "MODEL", "CARD"],
+    Kind.EVENT_CHANNEL: ["TOPIC", "TRANSPORT"],
+    Kind.EVENT_SOURCE: ["TOPIC", "METADATA"],
+}
 
 
 def rows_of(kind: Kind, instances: Sequence[Instance]) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows of a table; columns that would be empty are left out."""
     head = ["NAMESPACE", "COMPONENT", "ENDPOINT", "INSTANCE"]
-    head += ["TRANSPORT", "ADDRESS", "METADATA"] if kind is Kind.ENDPOINT else ["SUFFIX", "MODEL", "CARD"]
-    optional = "METADATA" if kind is Kind.ENDPOINT else "SUFFIX"
+    head += _HEADS[kind]
+    optional = "SUFFIX" if kind is Kind.MODEL else _HEADS[kind][-1]
     rows = [[safe(cell) for cell in _cells(instance)] for instance in instances]
     at = head.index(optional)
     if not any(row[at] for row in rows):
@@ -110,6 +131,8 @@ def _cells(instance: Instance) -> list[str]:
     if isinstance(instance, EndpointInstance):
         metadata = _compact(dict(instance.metadata)) if instance.metadata else ""
         return [*place, instance.transport.kind, _text(instance.transport.address), metadata]
+    if not isinstance(instance, ModelInstance):
+        return [*place, instance.topic, detail(instance)]
     size = len(_compact(instance.card).encode())
     return [*place, instance.model_suffix or "", _model_name(instance.card), f"{size} B"]
 

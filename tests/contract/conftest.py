@@ -11,6 +11,7 @@ import nats
 import pytest
 
 import natsdisc
+from natsdisc.entry import BUCKETS
 from natsdisc.store import Store
 from natsdisc.store.signed import SignedStore
 
@@ -53,7 +54,7 @@ class Registry:
             await discovery.close()
         if self._url is not None:
             client = await nats.connect(self._url)
-            for bucket in ("v1_instances", "v1_mdc"):
+            for bucket in BUCKETS.values():
                 try:
                     await client.jetstream().delete_stream(f"KV_{self._prefix}_{bucket}")
                 except nats.js.errors.NotFoundError:

@@ -155,7 +155,7 @@ async def test_awkward_names_work_everywhere(registry: Registry, name: str) -> N
         await events.synced()
         card = await discovery.register(ModelSpec(name, name, name, card=name, model_suffix=name))
         assert await next_event(events) == Added(card)
-        mine = await discovery.register(endpoint(name, name, name, at=name))
+        mine = await discovery.register(endpoint(name, name, name))
         assert await discovery.list(endpoints(name, name, name)) == [mine]
         assert await discovery.list(endpoints(name)) == [mine]
         assert sorted(await discovery.list(endpoints()), key=str) == sorted([mine, beside], key=str)

@@ -598,6 +598,7 @@ class Fleet:
         """
         since = time.monotonic() if since is None else since
         while True:
+            began = time.monotonic()
             wrong = await self._wrong_folds()
             took = time.monotonic() - since
             wrong = wrong or await self._wrong_lists()
@@ -607,7 +608,8 @@ class Fleet:
                 wrong += [*await self._wrong_lists(), *self._not_active()]
                 told = "\n".join(line[:1000] for line in [*wrong[:10], *wrong[10:][-20:]])
                 raise AssertionError(f"{fault}: after {took:.1f} s\n{told}")
-            await asyncio.sleep(0.02)
+            # Everybody in this process has as much of it as this comparison.
+            await asyncio.sleep(max(0.02, time.monotonic() - began))
         await self.check_legal()
         if fault is not None:
             self.measured(fault, since)
@@ -628,29 +630,33 @@ class Fleet:
 
     async def _wrong_folds(self) -> list[str]:
         wrong = []
+        truths = {query: self._truth_of(query) for query in QUERIES}
         for follower in self.followers:
-            wrong += self._difference("here", follower.query, follower.report())
+            if follower.outcome is not None:
+                wrong.append(f"the watch of {follower.query} here ended: {follower.outcome!r}")
+            elif follower.live != truths[follower.query]:
+                wrong.append(f"{follower.query} here: {_apart(follower.live, truths[follower.query])}")
         for query, view in self.views:
-            truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
-            if {instance.id: instance for instance in view.instances} != truth:
-                wrong.append(f"view of {query}: {_apart({i.id for i in view.instances}, truth)}")
+            if {instance.id: instance for instance in view.instances} != truths[query]:
+                wrong.append(f"view of {query}: {_apart({i.id for i in view.instances}, truths[query])}")
         return wrong or await self.wrong_there()
+
+    def _truth_of(self, query: Query) -> dict[InstanceId, Instance]:
+        return {id: instance for id, instance in self.truth.items() if query.matches(id)}
 
     async def wrong_there(self) -> list[str]:
         """What the watchers of the second process see that is not the truth."""
+        reports = await self.outpost.reports()
+        truths = {query: self._truth_of(query) for query in QUERIES}
+        digests = {query: digest(truth.values()) for query, truth in truths.items()}
         wrong = []
-        for at, report in enumerate(await self.outpost.reports()):
-            wrong += self._difference("in the second process", QUERIES[at % len(QUERIES)], report)
+        for at, report in enumerate(reports):
+            query = QUERIES[at % len(QUERIES)]
+            if report["outcome"] is not None:
+                wrong.append(f"the watch of {query} in the second process ended: {report['outcome']}")
+            elif report["digest"] != digests[query]:
+                wrong.append(f"{query} in the second process: {_apart(report['live'], truths[query])}")
         return wrong
-
-    def _difference(self, where: str, query: Query, report: dict[str, Any]) -> list[str]:
-        truth = {id: instance for id, instance in self.truth.items() if query.matches(id)}
-        if report["outcome"] is not None:
-            return [f"the watch of {query} {where} ended: {report['outcome']}"]
-        if report["digest"] == digest(truth.values()):
-            return []
-        ids, live = set(map(str, truth)), set(report["live"])
-        return [f"{query} {where}: {_apart(live, ids)}"]
 
     def _not_active(self) -> list[str]:
         """The writers who do not hold what they registered, and in which state they are."""

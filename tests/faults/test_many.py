@@ -44,7 +44,7 @@ async def test_many_views_of_one_bucket(version: str | None) -> None:
         # A change reaches the views that share and those that do not, and no others.
         places = [0, 1, VIEWS // 2, VIEWS - 2]
         mine = [
-            await writer.register(EndpointSpec(f"ns{n}", "c", "e", transport=Transport.http("x")))
+            await writer.register(EndpointSpec(f"ns{n}", "c", "e", transport=Transport.http("http://x")))
             for n in places
         ]
         await eventually(lambda: [views[n].instances for n in places] == [(each,) for each in mine], DEADLINE)
@@ -76,7 +76,7 @@ async def test_many_views_survive_a_restart() -> None:
         await eventually(lambda: min(view.age for view in views) > 2, DEADLINE)
         await asyncio.to_thread(server.start)
         mine = [
-            await writer.register(EndpointSpec(f"ns{n}", "c", "e", transport=Transport.http("x")))
+            await writer.register(EndpointSpec(f"ns{n}", "c", "e", transport=Transport.http("http://x")))
             for n in (0, 99)
         ]
         await eventually(lambda: max(view.age for view in views) < 4, SLACK)
@@ -98,7 +98,7 @@ async def test_a_confined_reader_shares_as_far_as_it_may(place: tuple[str, ...])
     ):
         await plain.make_buckets()
         mine = [
-            await writer.register(EndpointSpec("shop", "cart", f"e{n}", transport=Transport.http("x")))
+            await writer.register(EndpointSpec("shop", "cart", f"e{n}", transport=Transport.http("http://x")))
             for n in range(80)
         ]
         views = [discovery.view(endpoints("shop", "cart", f"e{n}")) for n in range(80)]
@@ -184,7 +184,7 @@ async def test_a_node_that_dies_under_many_views() -> None:
             await opened.enter_async_context(natsdisc.connect(cluster.urls, replicas=3, lease_ttl=30.0))
             for _ in range(processes)
         ]
-        spec = EndpointSpec("ns0", "c", "e", transport=Transport.http("x"))
+        spec = EndpointSpec("ns0", "c", "e", transport=Transport.http("http://x"))
         await discoveries[0].register(spec)
         views = [discoveries[n % processes].view(endpoints(f"ns{n}")) for n in range(size)]
         await eventually(lambda: all(view.synced for view in views), SLACK)

@@ -243,7 +243,7 @@ async def test_replies_that_cannot_be_read(rubbish: bytes, caplog: pytest.LogCap
             await eventually(lambda: told > 3, DEADLINE)
             with pytest.raises(StoreUnavailableError):
                 await discovery.list(endpoints())
-            spec = natsdisc.EndpointSpec("a", "b", "c", transport=natsdisc.Transport.http("x"))
+            spec = natsdisc.EndpointSpec("a", "b", "c", transport=natsdisc.Transport.http("http://x"))
             with pytest.raises(StoreUnavailableError):
                 await discovery.register(spec)
             assert watched.logged("malformed_reply") == 1

@@ -365,7 +365,7 @@ async def test_the_operator_makes_extends_and_cleans_buckets(users: Users, guard
             assert await admin.leases("v1_instances") == set()
             stored = await Inspector(admin).last("v1_instances", key)
             assert stored is not None
-            await admin.delete("v1_instances", key, stored.revision)
+            await admin.delete("v1_instances", key, stored.sequence)
             assert await operator.list(endpoints()) == []
     assert users.complaints == []
 

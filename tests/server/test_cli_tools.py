@@ -23,6 +23,7 @@ import natsdisc
 import natsdisc.acl
 from natsdisc import Discovery, EndpointSpec, ModelSpec, Transport, endpoints
 from natsdisc.acl import Permissions, Role, permissions
+from natsdisc.entry import BUCKETS
 from natsdisc.server import NatsServer
 from tests.rig import Cluster, eventually, server_binary
 from tests.server.shell import COMMAND, PATIENCE, Outcome, Shell, ended, fails, line_of, on_terminal
@@ -516,6 +517,8 @@ async def test_a_healthy_registry(shell: Shell, registry: list[str]) -> None:
         "jetstream",
         "bucket v1_instances R1 on memory, 0 messages, 0 bytes",
         "bucket v1_mdc",
+        "bucket v1_event_channels",
+        "bucket v1_event_sources",
         "clock",
         "list",
         "round trip",
@@ -532,7 +535,7 @@ async def test_without_buckets_nothing_is_made_unasked(shell: Shell, registry: l
     assert outcome.code == 0
     assert any("--create" in line for line in lines_of(outcome)["note"])
     shown = json.loads((await shell.run("status", "--json", *registry)).out)
-    assert shown["buckets"] == {"v1_instances": None, "v1_mdc": None}
+    assert shown["buckets"] == dict.fromkeys(BUCKETS.values())
 
 
 async def test_a_clock_an_hour_off_does_not_matter(shell: Shell, registry: list[str]) -> None:

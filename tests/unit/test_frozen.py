@@ -68,7 +68,7 @@ def test_nothing_in_it_can_be_changed(change: Callable[[Any], object]) -> None:
 
 
 def made_of_spec() -> EndpointInstance:
-    spec = EndpointSpec("ns", "c", "e", transport=Transport.tcp("a"), metadata=copy.deepcopy(PLAIN))
+    spec = EndpointSpec("ns", "c", "e", transport=Transport.tcp("a:1"), metadata=copy.deepcopy(PLAIN))
     return spec.with_instance_id(1)
 
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from natsdisc.store.jetstream.ghosts import is_mark, lease_time
+from natsdisc.store.jetstream.ghosts import lease_time
+from natsdisc.store.jetstream.marks import is_mark
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ PACKAGE = Path(natsdisc.__file__).parent
 
 LEVELS = {
     "natsdisc.errors": 0,
+    "natsdisc.addresses": 0,
     "natsdisc.clock": 0,
     "natsdisc.frozen": 0,
     "natsdisc.model": 0,

@@ -151,6 +151,7 @@ class TestValidation:
         assert instance.instance_id == instance.id.instance_id == number
         for field in dataclasses.fields(spec):
             assert getattr(instance, field.name) == getattr(spec, field.name)
+        assert isinstance(spec, (EndpointSpec, ModelSpec))
         place = (spec.namespace, spec.component, spec.endpoint)
         assert (instance.id.namespace, instance.id.component, instance.id.endpoint) == place
         if isinstance(instance, ModelInstance):

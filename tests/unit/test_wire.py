@@ -142,6 +142,7 @@ class TestTheSeedsBytes:
             expected += ["metadata"] if instance.metadata else []
             assert fields == expected + (["status"] if instance.status is not Status.SERVING else [])
         else:
+            assert isinstance(instance, ModelInstance)
             expected = ["type", "namespace", "component", "endpoint", "instance_id", "card_json"]
             assert fields == [*expected, *(["model_suffix"] if instance.model_suffix else [])]
 

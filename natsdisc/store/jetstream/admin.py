@@ -17,7 +17,8 @@ from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
-from .ghosts import Ghosts, is_mark, lease_time
+from .ghosts import Ghosts, lease_time
+from .marks import is_mark
 from .messages import EXPECTED_SEQUENCE
 from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
@@ -25,12 +26,12 @@ from .stream import Stream
 from .stream_config import StreamOptions
 from .subjects import Subjects
 
-__all__ = ["Admin", "Difference", "Server", "StreamState"]
+__all__ = ["TOMBSTONE_TTL", "Admin", "Difference", "Server", "StreamState"]
 
 # A fence that no message can meet: whatever carries it is refused, and changes nothing.
 _NEVER = str(2**62)
 # How long the marks of removals stay that a tool makes.
-_TOMBSTONE_TTL = "300s"
+TOMBSTONE_TTL = "300s"
 # What is asked this way is told by the server's next answer.
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
@@ -203,7 +204,7 @@ class Admin:
         if not await stream.look() or not stream.leases:
             return {}
         now = stream.clock.read()
-        found = await Ghosts(self._api, stream, _TOMBSTONE_TTL).overdue("")
+        found = await Ghosts(self._api, stream, TOMBSTONE_TTL).overdue("")
         times = {lease.subject[len(stream.lease_prefix) :]: lease_time(lease.headers) for lease in found}
         return {key: (now - at).total_seconds() for key, at in times.items() if at is not None}
 
@@ -215,7 +216,7 @@ class Admin:
         stream = self.stream(name)
         if not await stream.look() or not stream.leases:
             return 0
-        ghosts, skip = Ghosts(self._api, stream, _TOMBSTONE_TTL), len(stream.lease_prefix)
+        ghosts, skip = Ghosts(self._api, stream, TOMBSTONE_TTL), len(stream.lease_prefix)
         return await ghosts.remove_overdue(
             [lease for lease in await ghosts.overdue("") if lease.subject[skip:] in keys]
         )

@@ -155,7 +155,7 @@ class Attempts:
         message = await self._stream.last_message(self._stream.subject_prefix + key, timeout)
         if message is None:
             return 0, None, None
-        _, sequence, _, headers, value = message
+        sequence, headers, value = message.sequence, message.headers, message.data
         reason = removal(headers, self._stream.lease_prefix + key)
         if reason is not None:
             return sequence, None, reason

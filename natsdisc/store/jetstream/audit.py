@@ -1,12 +1,11 @@
 """Rules for an audit: which messages of a bucket no natsdisc registrar writes.
 
-Pure, apart from `last_message`. A user who may write one subject of a stream can write what looks like a
+Pure. A user who may write one subject of a stream can write what looks like a
 lease or a value at first sight. An audit names it.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from enum import StrEnum
 from ... import entry
 from ...errors import InvalidValueError
 from ...model import Kind
-from .api import NO_MESSAGE_FOUND, STREAM_NOT_FOUND, ApiError, JetStreamApi
 from .messages import (
     EXPECTED_SEQUENCE,
     FORGED,
@@ -26,18 +24,15 @@ from .messages import (
     SCHEDULE_TARGET,
     SCHEDULER,
     UPDATED,
-    parse_headers,
     removal,
 )
-from .stream import Stream
+from .stream_messages import StoredMessage
 
 __all__ = [
     "Oddity",
-    "Stored",
     "Suspicion",
     "judge_lease",
     "judge_value",
-    "last_message",
     "lease_ttl",
     "seconds",
 ]
@@ -61,18 +56,6 @@ class Suspicion(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """The last message of a subject."""
-
-    subject: str
-    revision: int
-    written: float  # seconds since 1970, by the server's clock
-    headers: Mapping[str, str]
-    value: bytes
-    whole: bool = True  # whether its header block ends as a header block should
-
-
-@dataclass(frozen=True, slots=True)
 class Oddity:
     """A message that no natsdisc registrar writes."""
 
@@ -83,27 +66,7 @@ class Oddity:
     why: str
 
 
-async def last_message(api: JetStreamApi, stream: Stream, subject: str) -> Stored | None:
-    """Return the last message of `subject`; None without one. Raises what `JetStreamApi.call` raises."""
-    try:
-        answer = await api.call(f"STREAM.MSG.GET.{stream.name}", {"last_by_subj": subject})
-    except ApiError as error:
-        if error.err_code in (NO_MESSAGE_FOUND, STREAM_NOT_FOUND):
-            return None
-        raise
-    message = answer["message"]
-    block = base64.b64decode(message.get("hdrs") or "")
-    return Stored(
-        subject,
-        int(message["seq"]),
-        seconds(message["time"]),
-        parse_headers(block) if block else {},
-        base64.b64decode(message.get("data") or ""),
-        not block or block.endswith(b"\r\n\r\n"),
-    )
-
-
-def judge_lease(message: Stored, target: str) -> tuple[Suspicion, str] | None:
+def judge_lease(message: StoredMessage, target: str) -> tuple[Suspicion, str] | None:
     """Return what is wrong with a message in the lease space that is not a lease on `target`; else None."""
     headers = message.headers
     schedule = headers.get(SCHEDULE)
@@ -113,14 +76,16 @@ def judge_lease(message: Stored, target: str) -> tuple[Suspicion, str] | None:
         return Suspicion.SCHEDULE, f"it writes to {headers.get(SCHEDULE_TARGET)}, not to its own key"
     if not schedule.startswith("@at "):
         return Suspicion.SCHEDULE, f"it repeats: {schedule}"
-    if headers.get(OPERATION) != "DEL" or message.value or _SOURCE in headers:
+    if headers.get(OPERATION) != "DEL" or message.data or _SOURCE in headers:
         return Suspicion.SCHEDULE, "it writes something else than a removal"
     if not message.whole:
         return Suspicion.SCHEDULE, "its header block has no end"
     return None
 
 
-def judge_value(kind: Kind, key: str, message: Stored, lease_subject: str) -> tuple[Suspicion, str] | None:
+def judge_value(
+    kind: Kind, key: str, message: StoredMessage, lease_subject: str
+) -> tuple[Suspicion, str] | None:
     """Return what is wrong with the last message of `key` that no registrar can have written; else None."""
     headers = message.headers
     if SCHEDULE in headers:
@@ -133,9 +98,9 @@ def judge_value(kind: Kind, key: str, message: Stored, lease_subject: str) -> tu
     if not message.whole:
         return Suspicion.INVALID, "its header block has no end"
     try:
-        entry.decode(kind, key, message.value)
+        entry.decode(kind, key, message.data)
     except InvalidValueError as error:
-        if b'"type":"io.nats.jetstream.api.' in message.value:
+        if b'"type":"io.nats.jetstream.api.' in message.data:
             return Suspicion.INVALID, "it is an answer of JetStream, which somebody had sent here"
         return Suspicion.INVALID, str(error)
     if not headers.keys() & {LEASED, UPDATED, EXPECTED_SEQUENCE}:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import StoreUnavailableError, UnsupportedServerError
 from .api import MAXIMUM_CONSUMERS, STREAM_NOT_FOUND, ApiError, BusyError, JetStreamApi
+from .consumer_limit import lift_consumer_limit
 from .parser import Message
 from .stream import Stream
 
@@ -71,7 +72,7 @@ class Consumer:
             self.info = await self._api.call(subject, body, timeout=timeout)
         except BusyError as error:
             if error.err_code == MAXIMUM_CONSUMERS:
-                await self._stream.raise_consumer_limit()
+                await lift_consumer_limit(self._stream)
             raise
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 from ...entry import BUCKETS
+from ...errors import ConflictError
 from ...model import Kind
-from .. import Lease
-from .admin import Admin
-from .audit import Oddity, Stored, Suspicion, judge_lease, judge_value, last_message
+from .admin import TOMBSTONE_TTL, Admin
+from .at_once import some_at_once
+from .audit import Oddity, Suspicion, judge_lease, judge_value
+from .ghosts import Ghosts
 from .messages import EXPECTED_SEQUENCE, TTL
+from .stream_messages import StoredMessage
 
-__all__ = ["LENDER", "Inspector"]
+__all__ = ["Inspector"]
 
-# Stands as the owner of a lease that `prune` wrote.
-LENDER = "natsdisc-prune"
 # More questions at once would only wait in the server's queue.
 _AT_ONCE = 64
 # JSON has this in place of a byte that is no UTF-8; the server does not say what the byte was.
@@ -31,27 +31,31 @@ class Inspector:
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
 
-    async def last(self, name: str, key: str) -> Stored | None:
+    async def last(self, name: str, key: str) -> StoredMessage | None:
         """Return the last message of `key` in the bucket `name`; None without one."""
         stream = self._admin.stream(name)
-        return await last_message(self._admin.api, stream, stream.subject_prefix + key)
+        return await stream.last_message(stream.subject_prefix + key)
 
-    async def lease(self, name: str, key: str) -> Stored | None:
+    async def lease(self, name: str, key: str) -> StoredMessage | None:
         """Return the message in the place of the lease of `key`, if it is a lease."""
         stream = self._admin.stream(name)
-        message = await last_message(self._admin.api, stream, stream.lease_prefix + key)
+        message = await stream.last_message(stream.lease_prefix + key)
         if message is None or judge_lease(message, stream.subject_prefix + key) is not None:
             return None
         return message
 
     async def lend(self, name: str, key: str, revision: int, ttl: float) -> None:
-        """Write a lease of `ttl` seconds for `key`, fenced on `revision`; its owner's heartbeats renew it.
+        """Lend `key`, which has no lease, one of `ttl` seconds; its owner's next renewal replaces it.
 
-        Raises ConflictError when another revision is there.
+        Raises ConflictError when another revision, or a lease, is there.
         """
-        [error] = await self._admin.store.bucket(name).renew([Lease(key, revision, ttl, LENDER)])
-        if error is not None:
-            raise error
+        stream = self._admin.stream(name)
+        value = await self.last(name, key)
+        if value is not None and value.sequence == revision:
+            await stream.look()  # for the server's time
+            if await Ghosts(self._admin.api, stream, TOMBSTONE_TTL).lend(value, ttl):
+                return
+        raise ConflictError(f"could not lend {key} in {name} a lease: it is no longer at revision {revision}")
 
     async def odd(self, kind: Kind, *, limit: int) -> tuple[list[Oddity], int, int]:
         """Return what no natsdisc registrar wrote, how many messages were looked at, and of how many.
@@ -65,13 +69,12 @@ class Inspector:
         values, leases = await self._admin.keys(name), await self._admin.leases(name)
         places = [(key, False) for key in sorted(values)] + [(key, True) for key in sorted(leases)]
         chosen = places if len(places) <= limit else random.sample(places, limit)
-        slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def look(key: str, in_lease_space: bool) -> Oddity | None:
+        async def look(place: tuple[str, bool]) -> Oddity | None:
+            key, in_lease_space = place
             subject, lease = stream.subject_prefix + key, stream.lease_prefix + key
             here = lease if in_lease_space else subject
-            async with slots:
-                message = await last_message(self._admin.api, stream, here)
+            message = await stream.last_message(here)
             if message is None:
                 if _REPLACEMENT not in key:
                     return None  # it ended meanwhile
@@ -80,9 +83,9 @@ class Inspector:
                 wrong = judge_lease(message, subject)
             else:
                 wrong = judge_value(kind, key, message, lease)
-            return Oddity(wrong[0], name, here, message.revision, wrong[1]) if wrong is not None else None
+            return Oddity(wrong[0], name, here, message.sequence, wrong[1]) if wrong is not None else None
 
-        found = await asyncio.gather(*(look(*place) for place in chosen))
+        found = await some_at_once(look, chosen, slots=_AT_ONCE)
         return [one for one in found if one is not None], len(chosen), len(places)
 
     async def overwrite(self, oddity: Oddity) -> None:

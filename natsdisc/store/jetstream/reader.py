@@ -206,7 +206,7 @@ class OrderedReader:
         self._troubled = True
         if isinstance(error, (PermissionDeniedError, UnsupportedServerError)):
             # The sink tells only of what began it, such as a broken connection.
-            self._stream.tell_what_is_wrong(error)
+            self._stream.reports.watches_wait(error)
         self._sink.stale(reason, error)
 
     def _fail(self, error: DiscoveryError) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ...errors import InvalidNameError, InvalidValueError
+from ...errors import InvalidNameError, InvalidValueError, UnsupportedServerError
 from ...lease import MAX_TTL
 
-__all__ = ["MAX_CONSUMERS", "NewStream", "Storage", "StreamOptions", "data_loss", "extended", "not_a_bucket"]
+__all__ = [
+    "MAX_CONSUMERS",
+    "NewStream",
+    "Storage",
+    "StreamOptions",
+    "check_version",
+    "data_loss",
+    "extended",
+    "not_a_bucket",
+    "version_of",
+]
 
 Storage: TypeAlias = Literal["file", "memory"]
 
@@ -17,6 +28,7 @@ _PREFIX_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 # nats-server 2.15 allows 1,000 consumers on a stream that names no number, and each watch needs one.
 MAX_CONSUMERS = 100_000
 _REPLICAS_IN_A_CLUSTER = 3
+_FIRST_WITH_LEASES = (2, 12)
 # Tried in this order where the account wants every stream to have a limit; an instance takes about 1 KiB.
 _SIZES_BYTES = (256_000_000, 64_000_000, 16_000_000, 4_000_000, 1_000_000, 250_000)
 
@@ -179,3 +191,18 @@ def extended(config: Mapping[str, Any], lease_subjects: str) -> dict[str, Any]:
         "allow_msg_schedules": True,
         "max_consumers": max(int(config.get("max_consumers") or -1), MAX_CONSUMERS),
     }
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """Return the first two numbers of a server's version, such as "2.12.8"."""
+    major, minor = [*re.findall(r"\d+", text), "0", "0"][:2]
+    return int(major), int(minor)
+
+
+def check_version(text: str) -> None:
+    """Raise UnsupportedServerError if a server of the version `text` knows no leases."""
+    if version_of(text) < _FIRST_WITH_LEASES:
+        raise UnsupportedServerError(
+            f"leases need nats-server 2.12 or newer, this one is {text}; upgrade it, or use "
+            "lease_ttl=None: an instance then stays until it is unregistered"
+        )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -22,21 +23,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ... import log
-from ...errors import ConflictError, DiscoveryError, PermissionDeniedError
+from ...errors import DiscoveryError, PermissionDeniedError
 from .. import Holder
 from .api import JetStreamApi
 from .copies import differences
-from .ghosts import MARK, Ghosts
-from .messages import EXPECTED_SEQUENCE, TTL
-from .stream import StoredMessage, Stream
+from .ghosts import Ghosts
+from .marks import Marks
+from .stream import Stream
+from .stream_messages import StoredMessage
 
 __all__ = ["Sweeper"]
 
 _log = log.logger(__name__)
 
 # Seconds after a reason to sweep, each with a random delay so that a fleet does not come at once. The first
-# one gives leases to values that have none, which harms no living owner.
-_ROUNDS_S, _SPREAD_S = (1.5, 3.2, 5.0, 7.5, 10.0, 15.0), 0.7
+# one lends leases to values that have none, which harms no living owner.
+_ROUNDS_S, _SPREAD_S = (0.6, 3.1, 4.2, 6.0, 9.0, 14.0), 0.5
+# Reasons so close together (seconds) are one: a reconnect, and the new leader that is seen then.
+_ONE_REASON_S = 1.0
 # Only so long after a reason are overdue leases taken for dead. A server that starts fires what is overdue
 # within a second; of a large fleet some owners take longer to renew.
 _OWNERS_RETURN_S = 3.0
@@ -51,12 +55,9 @@ _LONGEST_PAUSE_S = 45.0
 _THOROUGH_EVERY = 5
 # A leader that had dead entries has only living ones after this.
 _LEADER_SETTLES_S = 15.0
-_MARK_TTL = "1h"
 # How often a close cancels the task, and how long (seconds) it waits each time.
 _MOST_CANCELS, _CANCEL_S = 5, 0.1
 _RESTART_AFTER_S = 0.5
-# On a mark whose process could not sweep.
-_VOID = "Natsdisc-Void"
 
 
 @dataclass(order=True, slots=True)
@@ -76,6 +77,7 @@ class Sweeper:
         self._api = api
         self._stream = stream
         self._ghosts = Ghosts(api, stream, tombstone_ttl)
+        self._marks = Marks(api, stream)
         self._holders: dict[int, tuple[str, Holder]] = {}
         self._next_holder = 0
         self._rounds: list[_Round] = []
@@ -84,6 +86,9 @@ class Sweeper:
         self._is_confined = False
         self._count = 0
         self._removed_at = float("-inf")
+        self._reason_at = float("-inf")
+        self._server_id = api.requester.server_id
+        self._is_after_restart = False
 
     def add(self, prefix: str, holder: Holder) -> Callable[[], None]:
         """Sweep below the tokens of `prefix` from now on; return a function that ends that."""
@@ -122,16 +127,19 @@ class Sweeper:
 
     def sweep_soon(self) -> None:
         """Sweep because something happened that may have brought back what is dead."""
-        if self._task is None:
+        now, server_id = time.monotonic(), self._api.requester.server_id
+        is_other_server = server_id != self._server_id
+        is_new = is_other_server or now - self._reason_at >= _ONE_REASON_S
+        if self._task is None or not is_new:
             return
-        now = time.monotonic()
+        self._is_after_restart = bool(self._server_id) and is_other_server
+        self._reason_at, self._server_id = now, server_id
         self._rounds = [one for one in self._rounds if not one.has_reason]
         for after in _ROUNDS_S:
             due = now + after + random.uniform(0, _SPREAD_S) + self._spread()  # noqa: S311 (spreads load)
             self._rounds.append(_Round(due, now + after, True, after >= _OWNERS_RETURN_S))
         heapq.heapify(self._rounds)
         self._is_confined = False  # permissions may have changed
-        self._stream.known_from = None
         self._wake.set()
 
     async def aclose(self) -> None:
@@ -195,28 +203,34 @@ class Sweeper:
         return self._stream.messages / (2 * max(1, held))
 
     async def _sweep(self, due: _Round) -> None:
-        if not await self._stream.look() or not self._stream.leases:
+        is_known = self._stream.known and self._stream.clock.age < math.inf
+        if not is_known and not await self._stream.look():
+            return
+        if not self._stream.leases:
             return
         if due.has_reason and self._stream.storage == "memory" and self._count:
             return  # nothing comes back there
         self._count += 1
         if not self._is_confined:
             try:
-                if await self._claim(MARK, due.since):
+                if await self._marks.claim("", since=due.since, removes=due.removes):
                     await self._sweep_below("", due)
                 return
             except PermissionDeniedError:
                 # Until the next reason: the server and the user's callbacks hear of each refusal.
                 self._is_confined = True
-                await self._void(MARK)
+                await self._marks.void("")
         for prefix in sorted({prefix for prefix, _ in self._holders.values()}):
-            if await self._claim(f"{prefix}.{MARK}", due.since):
+            if await self._marks.claim(prefix, since=due.since, removes=due.removes):
                 await self._sweep_below(prefix, due)
 
     async def _sweep_below(self, prefix: str, due: _Round) -> None:
+        if not await self._stream.look():  # for the leader's time
+            return
         # After a reason, only leases from before it can be dead: living owners have renewed theirs since.
-        last = self._stream.known_from if due.has_reason else None
-        overdue = await self._ghosts.overdue(prefix, last) if due.removes else []
+        reason_at = self._stream.clock.read() - timedelta(seconds=time.monotonic() - self._reason_at)
+        before = reason_at if due.has_reason else None
+        overdue = await self._ghosts.overdue(prefix, before) if due.removes else []
         removed = await self._ghosts.remove_overdue(self._not_held(overdue))
         if removed:
             _log.warning(
@@ -228,7 +242,8 @@ class Sweeper:
         given = 0
         if due.has_reason or self._count % _THOROUGH_EVERY == 0:
             orphans = await self._ghosts.without_lease(prefix)
-            given = await self._ghosts.give_leases(self._not_held(orphans))
+            is_short = due.has_reason and self._is_after_restart and self._stream.has_one_server
+            given = await self._ghosts.lend_leases(self._not_held(orphans), after_restart=is_short)
         if given:
             _log.warning(
                 "%d entries of %s had no lease any more; without an owner they end within seconds",
@@ -250,44 +265,9 @@ class Sweeper:
                 continue
             self._tell(lambda holder: holder.note_wrong_copy())
             removed = await self._ghosts.remove_from_copies(difference.extra)
-            _log.warning(
-                "the copy of %s on node %s is wrong: %d entries too many (removed: %d), %d missing%s",
-                self._stream.name,
-                difference.node,
-                len(difference.extra),
-                removed,
-                len(difference.missing),
-                f"; have it made anew: nats stream cluster peer-remove {self._stream.name} {difference.node}"
-                if difference.missing
-                else "",
-                extra=log.fields(
-                    "wrong_copy",
-                    bucket=self._stream.bucket,
-                    node=difference.node,
-                    extra=len(difference.extra),
-                    missing=len(difference.missing),
-                ),
+            self._stream.reports.copy_mended(
+                difference.node, len(difference.extra), removed, len(difference.missing)
             )
-
-    async def _void(self, tokens: str) -> None:
-        """Take back a mark, if that is allowed, so that another process sweeps."""
-        with suppress(DiscoveryError):
-            headers = {_VOID: "1", TTL: _MARK_TTL}
-            await (await self._api.publish(self._stream.lease_prefix + tokens, b"", headers)).sequence()
-
-    async def _claim(self, tokens: str, since: float) -> bool:
-        """Leave a mark, unless another process left one after the moment `since`."""
-        subject = self._stream.lease_prefix + tokens
-        last = await self._stream.last_message(subject)
-        moment = self._stream.clock.read() - timedelta(seconds=time.monotonic() - since)
-        if last is not None and last.stored > moment and _VOID not in last.headers:
-            return False
-        headers = {EXPECTED_SEQUENCE: str(last.sequence if last is not None else 0), TTL: _MARK_TTL}
-        try:
-            await (await self._api.publish(subject, b"", headers)).sequence()
-        except ConflictError:
-            return False
-        return True
 
     def _tell(self, what: Callable[[Holder], None]) -> None:
         """Call `what` with each holder."""

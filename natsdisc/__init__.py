@@ -1,7 +1,8 @@
 """Service discovery for Python microservices on NATS JetStream."""
 
 from .clock import ManualClock
-from .discovery import Connecting, Discovery, connect
+from .connect import Connecting, connect
+from .discovery import Discovery
 from .errors import (
     AlreadyRegisteredError,
     ClosedError,
@@ -13,6 +14,7 @@ from .errors import (
     InvalidQueryError,
     InvalidValueError,
     NoInstanceError,
+    NotReadyError,
     PayloadTooLargeError,
     PermissionDeniedError,
     StoreUnavailableError,
@@ -54,7 +56,7 @@ from .model import (
     event_sources,
     models,
 )
-from .registrar import Registration
+from .registration import Registration
 from .selection import Selection
 from .services import Service
 from .signing import Signer, Trust
@@ -103,6 +105,7 @@ __all__ = [
     "ModelQuery",
     "ModelSpec",
     "NoInstanceError",
+    "NotReadyError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "Query",

@@ -4,84 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, overload
 
-from . import entry, keys, log, wire
-from .addresses import check_address
+from . import entry, keys, log
 from .balance import Balance
 from .cache import UNREADABLE_KEPT_S
-from .callbacks import check_callback, plain
 from .calls import check_panic_threshold
+from .closing import Closing
 from .errors import (
-    AlreadyRegisteredError,
     ClosedError,
-    ConflictError,
     InvalidValueError,
 )
 from .informer import Follower, Informer
-from .lease import MAX_TTL, State
+from .lease import State
 from .loop import OwnLoop
 from .losses import Losses
 from .model import (
     SORT_KEYS,
     EndpointInstance,
     EndpointQuery,
-    EndpointSpec,
     EventChannelInstance,
     EventChannelQuery,
-    EventChannelSpec,
     EventSourceInstance,
     EventSourceQuery,
-    EventSourceSpec,
     Instance,
-    InstanceId,
     Kind,
     ModelInstance,
     ModelQuery,
-    ModelSpec,
     Query,
-    Spec,
-    Status,
-    Transport,
-    check_instance_id,
-    kind_of,
     new_instance_id,
 )
 from .notices import Notices
-from .registrar import OnChange, Registrar, Registration
+from .options import check_options, checked_callback, checked_keys
+from .readiness import check
+from .registering import Registering
+from .registrar import Registrar, Registration
 from .services import Service, count_services
 from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, QueryState, Stats
-from .store import UNTRUSTED, Bucket, EntryExistsError, Store, Write
-from .store.jetstream import JetStreamStore
+from .store import UNTRUSTED, Store
 from .store.signed import SignedStore
 from .store.snapshot import read
-from .tasks import Tasks, bounded
+from .tasks import Tasks
 from .view import View
 from .watch import Watch
 from .where import Where, checked_where
 
-__all__ = ["Connecting", "Discovery", "connect"]
+__all__ = ["Discovery"]
 
 _log = log.logger(__name__)
 _T = TypeVar("_T")
 _InstanceT = TypeVar("_InstanceT", bound=Instance)
 
-# A server that is away must not keep a process from ending. All steps of a close share these seconds: what
-# has begun is ended, watches are closed, registrations end, and the connection is closed, for which some time
-# is set aside.
-_CLOSE_TIMEOUT = 1.65
-_ENDING_TASKS, _CLOSING_WATCHES, _UNREGISTERING, _DETACHING = 0.5, 0.3, 0.25, 0.5
-# A server that answers ends this many registrations a second at least, whatever else it does.
-_UNREGISTERED_PER_SECOND = 500
-# Seconds in which the marks of a drain are written. A server that is there needs milliseconds.
-_MARKING_TIMEOUT = 1.0
 # A reader keeps an instance whose value became unreadable for 15 s, or, where leases are long, until its
 # owner has renewed and found out; but not for ever.
 _RENEWALS_PER_TTL, _LATE_RENEWAL, _MOST_UNREADABLE_KEPT = 3.0, 10.0, 300.0
@@ -89,18 +68,9 @@ _RENEWALS_PER_TTL, _LATE_RENEWAL, _MOST_UNREADABLE_KEPT = 3.0, 10.0, 300.0
 _LIST_TIMEOUT = 6.0
 # Instances that are worked on before others may use the loop: some milliseconds.
 _TURN = 1_000
-# The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
-_MIN_LEASE_TTL = 1.0
 
 
-class _Unset:
-    """The mark of an argument that was not given, where None means something."""
-
-
-_UNSET = _Unset()
-
-
-class Discovery:
+class Discovery(Registering):
     """Registers instances, lists them, and watches them come and go.
 
     Use it as `async with`, or call `close`. `lease_ttl` (seconds, or None for no lease) is how long an
@@ -129,15 +99,15 @@ class Discovery:
         signer: Signer | Secret | None = None,
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
     ) -> None:
-        _check_options(instance_id, lease_ttl, expiry_grace)
+        check_options(instance_id, lease_ttl, expiry_grace)
         self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
-        on_lost, on_state = _checked_callback("on_lost", on_lost), _checked_callback("on_state", on_state)
+        on_lost, on_state = checked_callback("on_lost", on_lost), checked_callback("on_state", on_state)
         self._stats = Counters()
         time = store.clock.time
         self._untrusted = Notices("values that are not believed", time)
-        signer, trust = _checked_keys(signer, trusted)
+        signer, trust = checked_keys(signer, trusted)
         if signer is not None or trust is not None:
             store = SignedStore(store, signer=signer, trust=trust, refused=self._refuse)
         self._store = store
@@ -156,16 +126,6 @@ class Discovery:
         self._closing: asyncio.Task[None] | None = None
         store.attach()
 
-    @property
-    def instance_id(self) -> int:
-        """This process's id, an unsigned 64-bit integer."""
-        return self._instance_id
-
-    @property
-    def registrations(self) -> tuple[Registration, ...]:
-        """The registrations of this process, each with its state."""
-        return self._registrar.registrations
-
     def stats(self) -> Stats:
         """The counters, and what is seen and held, as they are now; any thread may ask."""
         states = Counter(registration.state for registration in self.registrations)
@@ -177,114 +137,6 @@ class Discovery:
             },
             {str(state): states[state] for state in State},
         )
-
-    @overload
-    async def register(
-        self, spec: EndpointSpec, *, lease_ttl: float | _Unset | None = ...
-    ) -> EndpointInstance: ...
-
-    @overload
-    async def register(
-        self, spec: EventChannelSpec, *, lease_ttl: float | _Unset | None = ...
-    ) -> EventChannelInstance: ...
-
-    @overload
-    async def register(
-        self, spec: EventSourceSpec, *, lease_ttl: float | _Unset | None = ...
-    ) -> EventSourceInstance: ...
-
-    @overload
-    async def register(self, spec: ModelSpec, *, lease_ttl: float | _Unset | None = ...) -> ModelInstance: ...
-
-    async def register(self, spec: Spec, *, lease_ttl: float | _Unset | None = _UNSET) -> Instance:
-        """Put an instance into the registry until it is unregistered, or this process dies.
-
-        The same spec again returns the same instance. If the call is cancelled, what it had begun is taken
-        back: the call ends within half a second, and what is not known by then is taken back in the
-        background, or by `close`.
-        Raises AlreadyRegisteredError, InvalidNameError, InvalidValueError, PayloadTooLargeError,
-        UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError, and ClosedError,
-        also while a `close` drains.
-        """
-        self._check_open()
-        if self._is_draining:
-            raise ClosedError("this Discovery is being closed: it drains, and registers nothing more")
-        if not isinstance(spec, Spec):
-            raise InvalidValueError(
-                f"register takes an EndpointSpec, a ModelSpec, an EventChannelSpec or an EventSourceSpec, "
-                f"not {type(spec).__name__}"
-            )
-        ttl = self._lease_ttl if isinstance(lease_ttl, _Unset) else _checked_ttl(lease_ttl)
-        instance = spec.with_instance_id(self._instance_id)
-        key, value = keys.key_of(instance.id), wire.dumps(instance)
-        # The instance as others will read it: JSON has no tuples.
-        instance = wire.loads(value)
-        work = self._tasks.start(self._register(key, value, instance, ttl))
-        try:
-            registration = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self._tasks.check_cancelled_by_caller(work)
-            await self._tasks.undo(f"taking back {instance.id}", work, self._registrar.release)
-            raise
-        return registration.instance
-
-    async def unregister(self, instance: Instance | InstanceId) -> None:
-        """Take an instance out of the registry; one that is not there is already unregistered.
-
-        If the call is cancelled, it ends within half a second, and the instance is still taken out in the
-        background.
-        Raises PermissionDeniedError, StoreUnavailableError, WrongLoopError, ClosedError.
-        """
-        self._check_open()
-        id = instance.id if isinstance(instance, Instance) else instance
-        if not isinstance(id, InstanceId):
-            raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
-        key = keys.key_of(id)
-        if self._registrar.find(id) is not None:
-            await self._tasks.finish(f"unregistering {id}", self._registrar.unregister(id))
-        else:
-            await self._tasks.finish(f"unregistering {id}", self._bucket(id).delete(key, revision=None))
-
-    async def update(
-        self,
-        instance: _InstanceT,
-        *,
-        transport: Transport | _Unset = _UNSET,
-        metadata: dict[str, Any] | _Unset = _UNSET,
-        card: Any = _UNSET,
-    ) -> _InstanceT:
-        """Change what is registered, if nobody else changed it first; watchers get an Added.
-
-        Fields that are not named stay as they are, those in `extra` too. For an instance of this process the
-        change is applied to its newest value, also after another client's update of other fields. For an
-        instance of another process, `instance` must be equal to what is registered now. If the call is
-        cancelled, it ends within half a second; the change may still be made in the background.
-
-            await discovery.update(instance, metadata={**instance.metadata, "weight": 3})
-
-        Raises ConflictError, InvalidValueError, PayloadTooLargeError, PermissionDeniedError,
-        StoreUnavailableError, WrongLoopError, ClosedError.
-        """
-        self._check_open()
-        if not isinstance(instance, Instance):
-            raise InvalidValueError(f"update takes an instance, not {type(instance).__name__}")
-        given = {"transport": transport, "metadata": metadata, "card": card}
-        changes = {name: value for name, value in given.items() if not isinstance(value, _Unset)}
-        if isinstance(transport, Transport) and isinstance(instance, EndpointInstance):
-            check_address(transport.kind, transport.address)
-        unknown = changes.keys() - {field.name for field in dataclasses.fields(instance)}
-        if unknown:
-            raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")
-
-        def change(current: Instance) -> Instance:
-            return dataclasses.replace(current, **changes)
-
-        registration = self._registrar.find(instance.id)
-        if registration is not None:
-            work = self._registrar.update(registration, change, changes)
-        else:
-            work = self._change(instance, change)
-        return cast(_InstanceT, await self._tasks.finish(f"updating {instance.id}", work))
 
     @overload
     async def list(
@@ -494,59 +346,58 @@ class Discovery:
             checked_where(where, query, self._unmatched, self._stats),
         )
 
-    async def drain(self, instance: EndpointInstance) -> EndpointInstance:
-        """Set an endpoint's status to `draining`, so that pickers leave it out while it still serves.
+    async def check(self, *, timeout: float = 2.0) -> None:
+        """Return when the server answers, and every watch, view and registration is well.
 
-        Raises what `update` does, and InvalidValueError for a model card, which has no status.
+        Waits `timeout` seconds at most for all of it, so that a readiness probe can await it. A registration
+        is well when it is `active`, a watch or a view when it is in step with the server.
+        Raises NotReadyError, whose `reasons` say all that is not well, InvalidValueError, WrongLoopError,
+        ClosedError.
+
+        >>> await discovery.check(timeout=1.0)  # doctest: +SKIP
         """
         self._check_open()
-        if not isinstance(instance, EndpointInstance):
-            raise InvalidValueError(
-                f"could not set the status of a {type(instance).__name__}: only an endpoint "
-                "(EndpointInstance) has one"
-            )
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise InvalidValueError(f"timeout must be a number of seconds above 0: {timeout!r}")
+        work = check(self._store, lambda: self.registrations, lambda: self._informers.items(), timeout)
+        await self._tasks.start(work)
 
-        def mark(current: Instance) -> Instance:
-            assert isinstance(current, EndpointInstance)
-            return dataclasses.replace(current, status=Status.DRAINING)
-
-        registration = self._registrar.find(instance.id)
-        if registration is not None:
-            work = self._registrar.update(registration, mark, ())
-        else:
-            work = self._change(instance, mark)
-        return cast(EndpointInstance, await self._tasks.finish(f"draining {instance.id}", work))
-
-    async def close(self, *, drain: float = 0.0) -> None:
+    async def close(self, *, drain: float = 0.0, keep: bool = False) -> None:
         """End the watches, unregister everything this process registered, and let go of the connection.
 
         With `drain` (seconds), mark our endpoints first, and go on serving for so long; without an endpoint
         that could be marked, go on at once. Meanwhile `register` raises ClosedError.
 
+        With `keep`, nothing is unregistered: each lease is renewed once more and left to the next process
+        with the same `instance_id`. If that registers within the lease, watchers see no removal. They see an
+        Added only if its spec differs. Without a next process the leases end by themselves.
+
         It takes two seconds at most beyond `drain` when the server is away or does not answer: leases then
         end what is left, and the log says so. A server that answers is given the time that many registrations
-        need. Errors on the way are logged, never raised. Nothing happens in a forked child, since all is its
-        parent's.
-        Raises WrongLoopError; InvalidValueError for a `drain` that is no number of seconds.
+        need. Errors on the way are logged, never raised. Whatever waits on this Discovery meanwhile raises
+        ClosedError or ends. Nothing happens in a forked child, since all is its parent's.
+        Raises WrongLoopError; InvalidValueError for a `drain` that is no number of seconds, or with `keep`.
 
-        Example: `await discovery.close(drain=5.0)`
+        >>> await discovery.close(drain=5.0)  # doctest: +SKIP
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not 0 <= drain < math.inf:
             raise InvalidValueError(f"drain must be a number of seconds, 0 or more: {drain!r}")
+        if drain > 0 and keep:
+            raise InvalidValueError("drain and keep exclude each other: what is kept stays in rotation")
         if not self._own_loop.in_this_process or (self._closing is not None and self._closing.done()):
             return
         self._own_loop.check()
         try:
             if drain > 0 and not self._closed:
                 self._is_draining = True
-                await self._drain_all(drain)
+                await Closing(self._store, self._registrar, self._tasks).drain(drain)
         finally:
-            await self._close_once()
+            await self._close_once(keep)
 
-    async def _close_once(self) -> None:
+    async def _close_once(self, keep: bool) -> None:
         self._closed = True
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+            self._closing = asyncio.create_task(self._close(keep))
         try:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
@@ -554,62 +405,10 @@ class Discovery:
             await asyncio.wait((self._closing,))
             raise
 
-    async def _drain_all(self, seconds: float) -> None:
-        """Mark our endpoints and wait until `seconds` are over; not at all when none could be marked."""
-        time = asyncio.get_running_loop().time
-        end = time() + seconds
-        held = [r.instance for r in self.registrations if r.state is State.ACTIVE]
-        marking = {
-            self._tasks.start(self.drain(instance)): instance.id
-            for instance in held
-            if isinstance(instance, EndpointInstance)
-        }
-        if not marking:
-            return
-        patience = min(seconds, _MARKING_TIMEOUT + len(marking) / _UNREGISTERED_PER_SECOND)
-        done, _ = await asyncio.wait(marking, timeout=patience)
-        marked = 0
-        for task, id in marking.items():
-            error: BaseException | str | None = f"no answer within {patience:g} s"
-            if task in done:
-                error = ClosedError("cancelled") if task.cancelled() else task.exception()
-            else:
-                task.cancel()
-            if error is None:
-                marked += 1
-                continue
-            _log.warning(
-                "%s could not be marked as draining: %s",
-                id,
-                error,
-                extra=log.fields("not_drained", id=id, error=error),
-            )
-        if marked:
-            await asyncio.sleep(end - time())
-
-    async def _close(self) -> None:
-        """Go through the steps of a close, which share one deadline.
-
-        None of them raises or waits without bound.
-        """
-        time = asyncio.get_running_loop().time
-        deadline = time() + _CLOSE_TIMEOUT
-        # Calls that have begun are ended first, so that it is known what is there.
-        await self._tasks.end(_ENDING_TASKS)
-        informers = list(self._informers.values())
+    async def _close(self, keep: bool) -> None:
+        watches = [informer.aclose for informer in self._informers.values()]
         self._informers.clear()
-        if informers:
-            closing = asyncio.gather(*(informer.aclose() for informer in informers), return_exceptions=True)
-            await bounded("closing the watches", _outcome(closing), _CLOSING_WATCHES + len(informers) / 1000)
-        # The registrar gives up by itself when nothing gets done any more.
-        patience = max(deadline - time() - _DETACHING, _UNREGISTERING)
-        count = len(self.registrations)
-        await bounded(
-            f"unregistering {count} instances",
-            self._registrar.close(patience),
-            patience + count / _UNREGISTERED_PER_SECOND + 0.1,
-        )
-        await bounded("closing the connection", self._store.detach(), max(deadline - time(), _DETACHING))
+        await Closing(self._store, self._registrar, self._tasks).run(watches, keep=keep)
         for notices in (
             self._unreadable,
             self._untrusted,
@@ -632,43 +431,6 @@ class Discovery:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.registrations)} registrations"
         return f"<Discovery {self._instance_id:x} {state}>"
-
-    async def _register(self, key: str, value: bytes, instance: Instance, ttl: float | None) -> Registration:
-        try:
-            return await self._registrar.register(self._bucket(instance.id), key, value, instance, ttl)
-        except EntryExistsError as error:
-            raise self._already_registered(instance, error) from error
-
-    async def _change(self, instance: Instance, change: Callable[[Instance], Instance]) -> Instance:
-        """Change another process's instance, which must still be `instance`; return what it is then."""
-        key, bucket = keys.key_of(instance.id), self._bucket(instance.id)
-        found = await bucket.get(key)
-        current: Instance | None = None
-        if found is not None and found.trusted:
-            with suppress(InvalidValueError):
-                current = entry.decode(kind_of(instance.id), key, found.value)
-        if found is None or current != instance:
-            raise ConflictError(
-                f"cannot change {instance.id}: {'another value' if found else 'nothing'} is registered under "
-                "it now; list it again, and change that"
-            )
-        value = wire.dumps(change(current))
-        await bucket.replace(Write(key, value, found.ttl, found.owner or ""), revision=found.revision)
-        return wire.loads(value)
-
-    def _already_registered(self, instance: Instance, error: EntryExistsError) -> AlreadyRegisteredError:
-        try:
-            existing: Instance | None = entry.decode(kind_of(instance.id), error.entry.key, error.entry.value)
-        except InvalidValueError:
-            existing = None
-        return AlreadyRegisteredError(
-            f"{instance.id} is already registered with another value; unregister it, update it, or use "
-            "another instance id",
-            existing,
-        )
-
-    def _bucket(self, id: InstanceId) -> Bucket:
-        return self._store.bucket(entry.bucket_of(id))
 
     def _decoder(self, kind: Kind) -> Callable[[str, bytes], Instance]:
         def decode(key: str, value: bytes) -> Instance:
@@ -751,135 +513,6 @@ class Discovery:
         self._own_loop.check(needs_loop=needs_loop)
         if self._closed:
             raise ClosedError("this Discovery was closed")
-
-
-async def _outcome(work: asyncio.Future[Any]) -> None:
-    """Wait for a future, and raise the first error among its results."""
-    for outcome in await work:
-        if isinstance(outcome, Exception):
-            raise outcome
-
-
-class Connecting:
-    """The return value of `connect`: await it, or enter it with `async with`."""
-
-    def __init__(self, open_discovery: Callable[[], Coroutine[Any, Any, Discovery]]) -> None:
-        self._open = open_discovery
-        self._discovery: Discovery | None = None
-
-    def __await__(self) -> Generator[Any, None, Discovery]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Discovery:
-        self._discovery = await self._open()
-        return self._discovery
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._discovery is not None
-        await self._discovery.close()
-
-
-def connect(
-    servers: str | Sequence[str] | None = None,
-    *,
-    wait: float = 0.0,
-    lease_ttl: float | None = 10.0,
-    instance_id: int | None = None,
-    expiry_grace: float = 1.0,
-    replicas: int | None = None,
-    storage: Literal["file", "memory"] | None = None,
-    bucket_prefix: str = "",
-    tombstone_ttl: float = 300.0,
-    domain: str | None = None,
-    api_prefix: str | None = None,
-    on_lost: Callable[[Registration], object] | None = None,
-    on_state: Callable[[Registration], object] | None = None,
-    signer: Signer | Secret | None = None,
-    trusted: Trust | Mapping[str, Iterable[str]] | None = None,
-    **nats_options: Any,
-) -> Connecting:
-    """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
-
-    `servers` is a URL, several separated by commas, or a list; without one NATS_URL counts, else
-    nats://127.0.0.1:4222. A tls:// URL or `tls` means TLS: nothing is sent to a server that offers none.
-    `wait` is how many seconds to try for a first server, math.inf for ever; with 0 each is tried once.
-    The connection reconnects for ever and reads credentials again each time; only `close` ends it.
-
-    `replicas` and `storage` are for buckets that do not exist yet, `bucket_prefix` keeps several registries
-    apart, the mark of a removal stays for `tombstone_ttl` seconds. `domain` names the JetStream domain of the
-    registry, or `api_prefix` the subject under which this account imports another one's JetStream: see
-    docs/connecting.md. For the rest see `Discovery`.
-    Awaiting raises StoreUnavailableError (without TLS where it was asked for InsecureConnectionError),
-    PermissionDeniedError, InvalidValueError, InvalidNameError.
-
-    >>> async with connect("nats://127.0.0.1:4222", wait=30) as discovery:  # doctest: +SKIP
-    ...     await discovery.list(endpoints("shop"))
-    """
-
-    async def open_discovery() -> Discovery:
-        _check_options(instance_id, lease_ttl, expiry_grace)
-        own_key, trust = _checked_keys(signer, trusted)
-        store = await JetStreamStore.connect(
-            servers,
-            nats_options,
-            wait=wait,
-            replicas=replicas,
-            storage=storage,
-            bucket_prefix=bucket_prefix,
-            tombstone_ttl=tombstone_ttl,
-            domain=domain,
-            api_prefix=api_prefix,
-        )
-        return Discovery(
-            store,
-            instance_id=instance_id,
-            lease_ttl=lease_ttl,
-            expiry_grace=expiry_grace,
-            on_lost=on_lost,
-            on_state=on_state,
-            signer=own_key,
-            trusted=trust,
-        )
-
-    return Connecting(open_discovery)
-
-
-def _check_options(instance_id: int | None, lease_ttl: float | None, expiry_grace: float) -> None:
-    """Before anything is opened."""
-    if instance_id is not None:
-        check_instance_id(instance_id)
-    _checked_ttl(lease_ttl)
-    if not isinstance(expiry_grace, (int, float)) or not expiry_grace >= 0:
-        raise InvalidValueError(f"expiry_grace must be 0 s or more: {expiry_grace!r}")
-
-
-def _checked_keys(
-    signer: Signer | Secret | None, trusted: Trust | Mapping[str, Iterable[str]] | None
-) -> tuple[Signer | None, Trust | None]:
-    return (
-        signer if signer is None or isinstance(signer, Signer) else Signer(signer),
-        trusted if trusted is None or isinstance(trusted, Trust) else Trust(trusted),
-    )
-
-
-def _checked_ttl(ttl: float | None) -> float | None:
-    if ttl is None:
-        return None
-    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not _MIN_LEASE_TTL <= ttl <= MAX_TTL:
-        raise InvalidValueError(
-            f"lease_ttl must be None or {_MIN_LEASE_TTL:g} to {MAX_TTL:.0f} s (a year): {ttl!r}; with None "
-            "an instance stays until it is unregistered"
-        )
-    return ttl
-
-
-def _checked_callback(name: str, callback: OnChange | None) -> OnChange | None:
-    if callback is None:
-        return None
-    check_callback(name, callback)
-    return plain(callback)
 
 
 def _check_query(query: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .safe import safe
@@ -17,12 +18,17 @@ __all__ = [
     "InvalidQueryError",
     "InvalidValueError",
     "NoInstanceError",
+    "NotReadyError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "StoreUnavailableError",
     "UnsupportedServerError",
     "WrongLoopError",
 ]
+
+
+# So many reasons are in the text of an error that has any number of them.
+_REASONS_SHOWN = 10
 
 
 class DiscoveryError(Exception):
@@ -85,6 +91,16 @@ class InsecureConnectionError(StoreUnavailableError):
 
 class ClosedError(DiscoveryError):
     """The Discovery, or the connection below it, has been closed."""
+
+
+class NotReadyError(DiscoveryError):
+    """`Discovery.check` found something that is not well; `reasons` has all of it, one text each."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.reasons = tuple(map(safe, reasons))
+        shown = "; ".join(self.reasons[:_REASONS_SHOWN])
+        more = len(self.reasons) - _REASONS_SHOWN
+        super().__init__(f"not ready: {shown}" + (f"; and {more} more" if more > 0 else ""))
 
 
 class WrongLoopError(DiscoveryError, RuntimeError):

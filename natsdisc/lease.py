@@ -1,4 +1,4 @@
-"""When to renew a registration's lease, when it is lost, and what to do next. Pure: no clock, no I/O.
+"""The state of a registration, and everything that changes it. Pure: no clock, no I/O.
 
 Rules
 1. A lease is renewed a third of its ttl after the last renewal was sent, a little earlier by chance.
@@ -6,11 +6,13 @@ Rules
    one tells what happened meanwhile. After one ttl without an answer the registration is `recovering`.
 3. A failed fence means that the registration is no longer the current one: register again at once.
 4. Another owner's value under the same id means that it is `lost`; nothing more is tried.
-5. An answer about a revision that is no longer ours says nothing.
+5. Ignore an answer about a superseded revision.
 6. A refusal (no permission, too large, connection closed) makes it `recovering` at once. It is tried again as
    often as in a long outage, because a refusal can be taken back.
 7. A registration that was made again is checked sooner than a third of a long ttl: if another client
    interferes, it is back within seconds after that ends.
+8. A `pending` registration was never made. It is tried again like a renewal (rule 2) until it succeeds. A
+   refusal, or another value under its id, makes it `failed`; nothing more is tried.
 """
 
 from __future__ import annotations
@@ -19,14 +21,20 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
+from .errors import DiscoveryError
+
 __all__ = [
     "MAX_TTL",
     "NEVER",
     "Answer",
-    "Hold",
+    "LeaseState",
     "State",
     "Step",
-    "after",
+    "apply",
+    "ended",
+    "noted",
+    "pending",
+    "postponed",
     "read_ttl",
     "renewed_at_once",
     "replaced",
@@ -40,7 +48,7 @@ __all__ = [
 # counts both in int64 nanoseconds, which end after 292 years. A lease of a year is none in practice, and
 # lease_ttl=None says so.
 MAX_TTL = 365 * 24 * 3600.0
-# The moment at which a hold is due that has nothing to do.
+# The moment at which a state is due that has nothing to do.
 NEVER = math.inf
 
 # Two renewals may be lost before the lease ends.
@@ -48,23 +56,32 @@ _RENEWALS_PER_TTL = 3
 # Renewals are sent up to this part of their interval early, so that those of one process spread.
 _JITTER = 0.15
 # A stream without a leader is asked again this soon (seconds): its new leader fires what is overdue at once,
-# and who is back within the grace was never gone. An outage that lasts is asked about less often.
-_FIRST_RETRY = 0.25
+# and an owner that is back within the grace was never gone. A long outage is asked about less often.
+_FIRST_RETRY_S = 0.25
 _RETRIES_PER_STEP, _MOST_STEPS = 20, 4
+# A service that waits for its first registration serves nobody until then: it is tried twice a second.
+_MOST_STEPS_PENDING = 1
 # Seconds after which a registration that was made again is checked first; twice as long each time after that.
-_FIRST_CHECK = 4.0
+_FIRST_CHECK_S = 4.0
 
 
 class State(StrEnum):
-    """How a registration stands."""
+    """How a registration stands.
 
+    `pending`: announced, and not made yet. `active`: registered. `recovering`: registered as far as this
+    process knows, but not confirmed, or to be made again. `lost`: another owner holds the id. `failed`: it
+    was refused, or it was ended.
+    """
+
+    PENDING = "pending"
     ACTIVE = "active"
     RECOVERING = "recovering"
     LOST = "lost"
+    FAILED = "failed"
 
 
 class Step(Enum):
-    """What to do when a hold is due."""
+    """What to do when a registration is due."""
 
     RENEW = auto()
     REGISTER = auto()
@@ -75,7 +92,7 @@ class Answer(Enum):
     """What came of a step."""
 
     RENEWED = auto()
-    REGISTERED = auto()  # made again, or found again
+    REGISTERED = auto()  # made, made again, or found again
     FENCED = auto()  # the revision is no longer the current one
     SILENT = auto()  # no answer, or no way to ask
     REFUSED = auto()  # the server, or the closed connection, says no
@@ -83,10 +100,11 @@ class Answer(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class LeaseState:
     """One registration's claim: the revision it wrote, and when it has to act (`due`, in seconds).
 
-    `check` is the longest distance (seconds) to the next renewal, None for a third of the ttl.
+    `gone` if it has to be registered (again). `check` is the longest distance (seconds) to the next renewal,
+    None for a third of the ttl. `error` is the last reason why it is not active, or not renewed.
     """
 
     ttl: float | None
@@ -97,66 +115,111 @@ class Hold:
     retries: int = 0
     gone: bool = False
     check: float | None = None
+    error: DiscoveryError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is tried any more."""
+        return self.state is State.LOST or self.state is State.FAILED
 
 
 def started(
     ttl: float | None, revision: int, sent: float, chance: float, *, check: float | None = None
-) -> Hold:
-    """Return the hold of a registration that was just made; `chance` is a random number from 0 to 1."""
+) -> LeaseState:
+    """Return the state of a registration that was just made; `chance` is a random number from 0 to 1."""
     if ttl is None or (check is not None and check >= ttl / _RENEWALS_PER_TTL):
         check = None
-    return Hold(ttl, revision, sent, _next(ttl, sent, chance, check), check=check)
+    return LeaseState(ttl, revision, sent, _next(ttl, sent, chance, check), check=check)
 
 
-def step(hold: Hold) -> Step:
-    """What to do when `hold` is due."""
-    if hold.state is State.LOST:
+def pending(ttl: float | None, now: float) -> LeaseState:
+    """Return the state of a registration that is to be made as soon as possible."""
+    return LeaseState(ttl, 0, now, now, State.PENDING, gone=True)
+
+
+def step(lease: LeaseState) -> Step:
+    """Return what to do when `lease` is due."""
+    if lease.is_over:
         return Step.NOTHING
-    if hold.gone:
+    if lease.gone:
         return Step.REGISTER
-    return Step.NOTHING if hold.ttl is None else Step.RENEW
+    return Step.NOTHING if lease.ttl is None else Step.RENEW
 
 
-def renewed_at_once(hold: Hold, now: float) -> Hold:
-    """`hold` after a reconnect: a fresh renewal must be there before an overdue lease fires."""
-    return hold if step(hold) is Step.NOTHING else replace(hold, due=now, retries=0)
+def renewed_at_once(lease: LeaseState, now: float) -> LeaseState:
+    """Return `lease` after a reconnect: a fresh renewal must be there before an overdue lease fires."""
+    return lease if step(lease) is Step.NOTHING else replace(lease, due=now, retries=0)
 
 
-def after(hold: Hold, answer: Answer, revision: int, sent: float, now: float, chance: float) -> Hold:
-    """`hold` after an `answer`, at `now`, to what was `sent` about `revision`.
+def postponed(lease: LeaseState, due: float) -> LeaseState:
+    """Return `lease` after a step that a bug has ended: it is taken again at `due`."""
+    return lease if step(lease) is Step.NOTHING else replace(lease, due=due)
 
-    For a registration that was made again, `revision` is the new one.
+
+def apply(
+    lease: LeaseState,
+    answer: Answer,
+    revision: int,
+    sent: float,
+    now: float,
+    chance: float,
+    error: DiscoveryError | None = None,
+) -> LeaseState:
+    """Return `lease` after an `answer`, at `now`, to what was `sent` about `revision`.
+
+    For a registration that was made (again), `revision` is the new one. `error` is the reason of any other
+    answer.
     """
-    if hold.state is State.LOST:
-        return hold
-    if answer is Answer.TAKEN:
-        return replace(hold, state=State.LOST, due=NEVER)
+    if lease.is_over:
+        return lease
+    is_pending = lease.state is State.PENDING
+    if answer is Answer.TAKEN or (is_pending and answer is Answer.REFUSED):
+        state = State.FAILED if is_pending else State.LOST
+        return replace(lease, state=state, due=NEVER, error=error)
     if answer is Answer.REGISTERED:
-        return started(hold.ttl, revision, sent, chance, check=_FIRST_CHECK if hold.gone else hold.check)
-    if revision != hold.revision or (answer is Answer.RENEWED and hold.gone):
+        check = _FIRST_CHECK_S if lease.gone and not is_pending else lease.check
+        return started(lease.ttl, revision, sent, chance, check=check)
+    if revision != lease.revision or (answer is Answer.RENEWED and lease.gone):
         # The answer belongs to a value that was replaced, or lost, while it was on its way.
-        return replace(hold, due=NEVER if step(hold) is Step.NOTHING else now)
+        return replace(lease, due=NEVER if step(lease) is Step.NOTHING else now)
     if answer is Answer.RENEWED:
-        return started(hold.ttl, revision, sent, chance, check=hold.check and 2 * hold.check)
+        return started(lease.ttl, revision, sent, chance, check=lease.check and 2 * lease.check)
     if answer is Answer.FENCED:
-        return replace(hold, state=State.RECOVERING, gone=True, due=now, retries=0)
+        return replace(lease, state=State.RECOVERING, gone=True, due=now, retries=0, error=error)
     if answer is Answer.REFUSED:
-        hold = replace(hold, retries=max(hold.retries, _RETRIES_PER_STEP * _MOST_STEPS))
-    hold = unheard(hold, now, refused=answer is Answer.REFUSED)
-    return replace(hold, due=now + _retry(hold, chance), retries=hold.retries + 1)
+        lease = replace(lease, retries=max(lease.retries, _RETRIES_PER_STEP * _MOST_STEPS))
+    lease = unheard(lease, now, error, refused=answer is Answer.REFUSED)
+    return replace(lease, due=now + _retry(lease, chance), retries=lease.retries + 1)
 
 
-def unheard(hold: Hold, now: float, *, refused: bool = False) -> Hold:
-    """Return `hold` at `now`, when there is no way to ask, or a refusal."""
-    expired = hold.ttl is not None and now >= hold.renewed + hold.ttl
-    if hold.state is State.ACTIVE and (expired or hold.gone or refused):
-        return replace(hold, state=State.RECOVERING)
-    return hold
+def unheard(
+    lease: LeaseState, now: float, error: DiscoveryError | None = None, *, refused: bool = False
+) -> LeaseState:
+    """Return `lease` at `now`, when there is no way to ask, or a refusal; `error` is the reason."""
+    if lease.is_over:
+        return lease
+    lease = replace(lease, error=error)
+    if lease.state is State.PENDING:
+        return replace(lease, state=State.FAILED, due=NEVER) if refused else lease
+    expired = lease.ttl is not None and now >= lease.renewed + lease.ttl
+    if lease.state is State.ACTIVE and (expired or lease.gone or refused):
+        return replace(lease, state=State.RECOVERING)
+    return lease
 
 
-def replaced(hold: Hold, revision: int) -> Hold:
-    """`hold` after its value was changed: the lease goes on as it is."""
-    return replace(hold, revision=revision)
+def noted(lease: LeaseState, error: DiscoveryError) -> LeaseState:
+    """Return `lease` with the reason why it was away for a moment; it was found to be gone, and is back."""
+    return unheard(lease, lease.renewed, error, refused=True)
+
+
+def replaced(lease: LeaseState, revision: int) -> LeaseState:
+    """Return `lease` after its value was changed: the lease goes on as it is."""
+    return replace(lease, revision=revision)
+
+
+def ended(lease: LeaseState, error: DiscoveryError) -> LeaseState:
+    """Return `lease` after its holder let it go: `error` says how. A lost one stays lost."""
+    return lease if lease.is_over else replace(lease, state=State.FAILED, due=NEVER, error=error)
 
 
 def write_ttl(seconds: float) -> str:
@@ -180,7 +243,8 @@ def _next(ttl: float | None, sent: float, chance: float, check: float | None) ->
     return sent + distance * (1 - _JITTER * chance)
 
 
-def _retry(hold: Hold, chance: float) -> float:
-    longest = (hold.ttl or math.inf) / _RENEWALS_PER_TTL
-    steps = min(hold.retries // _RETRIES_PER_STEP, _MOST_STEPS)
-    return float(min(_FIRST_RETRY * 2**steps, longest)) * (1 - chance / 2)
+def _retry(lease: LeaseState, chance: float) -> float:
+    longest = (lease.ttl or math.inf) / _RENEWALS_PER_TTL
+    most = _MOST_STEPS_PENDING if lease.state is State.PENDING else _MOST_STEPS
+    steps = min(lease.retries // _RETRIES_PER_STEP, most)
+    return float(min(_FIRST_RETRY_S * 2**steps, longest)) * (1 - chance / 2)

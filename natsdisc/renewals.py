@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from . import lease, log
@@ -27,15 +27,15 @@ __all__ = ["Renewals"]
 _log = log.logger(__name__)
 
 # Renewals that fall due this close together (seconds) go out together.
-_WINDOW = 0.025
+_WINDOW_S = 0.025
 # The size of a batch, and the number of batches at once. A batch waits half a second for its answers. If all
 # that fall due after a reconnect went out together, most would spend that time in a queue, and be sent again.
 _TOGETHER = {Step.RENEW: 125, Step.REGISTER: 50}
 _WORKERS = 4
 # Seconds between two looks at what waits for the connection, and at the clocks of this machine.
-_LOOK = 1.0
+_LOOK_S = 1.0
 # Seconds after which work that failed for a bug is tried again.
-_AFTER_A_BUG = 1.0
+_AFTER_A_BUG_S = 1.0
 # The heap is rebuilt when more than this many of its entries, and more than half, are of no use any more.
 _DEAD_KEPT = 64
 
@@ -55,7 +55,7 @@ class _Line:
 
 
 class Renewals:
-    """The schedule of one registrar. `renew` and `restore` act on some registrations of a bucket.
+    """The schedule of one Upkeep. `renew` and `register` act on some registrations of a bucket.
 
     `silent` is told of registrations that wait for the connection, and why; `jumped` is called when this
     machine slept, or when its time was set.
@@ -67,13 +67,13 @@ class Renewals:
         stats: Counters,
         *,
         renew: _Act,
-        restore: _Act,
+        register: _Act,
         silent: Callable[[Iterable[Registration], DiscoveryError], None],
         jumped: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._stats = stats
-        self._acts: dict[Step, _Act] = {Step.RENEW: renew, Step.REGISTER: restore}
+        self._acts: dict[Step, _Act] = {Step.RENEW: renew, Step.REGISTER: register}
         self._silent = silent
         self._jumped = jumped
         self._jumps = Jumps() if isinstance(clock, LoopClock) else None
@@ -83,13 +83,14 @@ class Renewals:
         self._lines: dict[tuple[Bucket, Step], _Line] = {}
         self._timer: Timer | None = None
         self._timer_due = math.inf
+        self._is_stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, registration: Registration) -> None:
-        """Have `registration` act when its hold is due, and not at an earlier time that was set before."""
+        """Have `registration` act when its lease is due, and not at an earlier time that was set before."""
         self._drop_slot(registration)
-        due = registration._hold.due
-        if due == math.inf:
+        due = registration._lease.due
+        if due == math.inf or self._is_stopped:
             return
         slot = self._slots[registration] = [due, next(self._order), registration]
         heapq.heappush(self._heap, slot)
@@ -105,7 +106,7 @@ class Renewals:
         """Run `work` in a task. If it fails for a bug it is logged, counted, and run again a little later."""
 
         async def run_until_done() -> None:
-            pause = _AFTER_A_BUG
+            pause = _AFTER_A_BUG_S
             while True:
                 try:
                     return await work()
@@ -120,6 +121,7 @@ class Renewals:
 
     def stop(self) -> None:
         """Let nothing fall due any more."""
+        self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -151,7 +153,7 @@ class Renewals:
             return
         due = self._heap[0][0]
         if self._jumps is not None:
-            due = min(due, self._clock.time() + _LOOK)
+            due = min(due, self._clock.time() + _LOOK_S)
         self._set_timer_at(due)
 
     def _set_timer_at(self, due: float) -> None:
@@ -172,18 +174,18 @@ class Renewals:
                 self._staff(line)
         except Exception as bug:
             self._note_bug("the schedule of renewals", bug)
-            self._set_timer_at(self._clock.time() + _AFTER_A_BUG)
+            self._set_timer_at(self._clock.time() + _AFTER_A_BUG_S)
         else:
             self._set_timer()
 
     def _take_due(self) -> None:
         now = self._clock.time()
-        while self._heap and self._heap[0][0] <= now + _WINDOW:
+        while self._heap and self._heap[0][0] <= now + _WINDOW_S:
             registration: Registration | None = heapq.heappop(self._heap)[2]
             if registration is None:
                 continue
             del self._slots[registration]
-            step = lease.step(registration._hold)
+            step = lease.step(registration._lease)
             if step is not Step.NOTHING:
                 place = registration._bucket, step
                 line = self._lines.get(place)
@@ -214,7 +216,7 @@ class Renewals:
                     self._note_bug(f"a step ({line.step.name.lower()}) of {len(some)} registrations", bug)
                     self._put_later(some)
                     if not some:
-                        await asyncio.sleep(_AFTER_A_BUG)
+                        await asyncio.sleep(_AFTER_A_BUG_S)
         finally:
             line.workers -= 1
 
@@ -227,12 +229,12 @@ class Renewals:
         try:
             while line.waiting:
                 try:
-                    await line.bucket.ready(_LOOK)
+                    await line.bucket.ready(_LOOK_S)
                 except DiscoveryError as error:
                     waited = True
                     self._silent(list(line.waiting), error)
                     if isinstance(error, ClosedError):  # it is told at once, each time
-                        await asyncio.sleep(_LOOK)
+                        await asyncio.sleep(_LOOK_S)
                 else:
                     break
         finally:
@@ -244,8 +246,8 @@ class Renewals:
     def _put_later(self, registrations: Sequence[Registration]) -> None:
         now = self._clock.time()
         for registration in registrations:
-            if registration not in self._slots and registration._hold.due <= now and registration._is_held:
-                registration._hold = replace(registration._hold, due=now + _AFTER_A_BUG)
+            if registration not in self._slots and registration._lease.due <= now and registration._is_held:
+                registration._set(lease.postponed(registration._lease, now + _AFTER_A_BUG_S))
                 self.put(registration)
 
     def _note_bug(self, what: str, bug: Exception) -> None:

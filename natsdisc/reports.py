@@ -1,113 +1,110 @@
-"""Log lines about registrations: one line for the hundreds of a process that share a fate."""
+"""What the log and the callbacks hear of registrations: one line for the hundreds that share a fate."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeAlias
 
-from . import log
+from .errors import ClosedError
+from .events import emit
+from .lease import State
 from .model import InstanceId
+from .registration import Registration
+from .stats import Counters
 from .store import Found
 
-__all__ = ["Report", "Reports"]
+__all__ = ["FOUND", "OnChange", "Reports"]
 
-_log = log.logger(__name__)
+OnChange: TypeAlias = Callable[[Registration], object]
 
 # Seconds in which registrations of the same fate are gathered, and after a line until the next of its kind.
-_GATHER, _QUIET = 0.5, 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A kind of line: the event, its level, and what it says of one instance or of several."""
-
-    event: str
-    level: int
-    one: str
-    many: str
-
-
-RECOVERING = Report(
-    "recovering",
-    logging.WARNING,
-    "the lease of %s is not renewed, and others may see it expire until this passes: %s",
-    "the leases of %d registrations (one is %s) are not renewed, and others may see them expire until this "
-    "passes: %s",
-)
-CLOSED = Report(
-    "recovering",
-    logging.ERROR,
-    "the lease of %s is not renewed any more, because the connection was closed for good: %s",
-    "the leases of %d registrations (one is %s) are not renewed any more, because the connection was closed "
-    "for good: %s",
-)
-ACTIVE = Report(
-    "active_again", logging.INFO, "%s is active again%s", "%d registrations (one is %s) are active again%s"
-)
-_EXPIRED = "had expired, and is registered again: a process or a server was held up for a ttl%s"
-_REMOVED = "was removed by another client, and is registered again%s"
-_OVERWRITTEN = "was overwritten by another client, and is registered again%s"
-_MISSING = "was not there any more, and is registered again: its bucket was emptied or made anew%s"
-_ONE, _MANY = "%s ", "%d registrations (one is %s): each "
+_GATHER_S, _QUIET_S = 0.5, 5.0
+# The events of registrations that had to be made again, by what was found in their place.
 FOUND = {
-    Found.EXPIRED: Report("reregistered_expired", logging.WARNING, _ONE + _EXPIRED, _MANY + _EXPIRED),
-    Found.REMOVED: Report("reregistered_removed", logging.WARNING, _ONE + _REMOVED, _MANY + _REMOVED),
-    Found.OVERWRITTEN: Report(
-        "reregistered_overwritten", logging.WARNING, _ONE + _OVERWRITTEN, _MANY + _OVERWRITTEN
-    ),
-    Found.MISSING: Report("reregistered_missing", logging.WARNING, _ONE + _MISSING, _MANY + _MISSING),
+    Found.EXPIRED: "reregistered_expired",
+    Found.REMOVED: "reregistered_removed",
+    Found.OVERWRITTEN: "reregistered_overwritten",
+    Found.MISSING: "reregistered_missing",
 }
-UPDATED = Report(
-    "updated_by_another",
-    logging.INFO,
-    "%s was updated by another client; its owner goes on with that%s",
-    "%d registrations (one is %s) were updated by other clients; their owner goes on with that%s",
-)
-DRAINED = Report(
-    "drained_by_another",
-    logging.INFO,
-    "%s was drained by another client%s",
-    "%d registrations (one is %s) were drained by other clients%s",
-)
+# The end of a condition is told after its beginning.
+_BEGINNINGS = {"active_again": ("recovering", "unrenewable"), "announced": ("pending",)}
 
 
 class Reports:
-    """Gathers what happens to registrations, and writes one line for many, and few lines for a condition."""
+    """Tells of changes of state, in the log and to the user's callbacks."""
 
-    def __init__(self) -> None:
-        self._gathered: dict[Report, tuple[int, InstanceId, object]] = {}
-        self._timers: dict[Report, asyncio.TimerHandle] = {}
-        self._not_before: dict[Report, float] = {}
+    def __init__(self, stats: Counters, on_lost: OnChange | None, on_state: OnChange | None) -> None:
+        self._stats = stats
+        self._on_lost, self._on_state = on_lost, on_state
+        self._gathered: dict[str, tuple[int, InstanceId, object]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._not_before: dict[str, float] = {}
 
-    def note(self, report: Report, id: InstanceId, reason: object = "") -> None:
-        """Have `report` written for `id` soon, together with the others of the next moments."""
-        count, first, _ = self._gathered.get(report, (0, id, reason))
-        self._gathered[report] = count + 1, first, reason
-        if report not in self._timers:
+    def tell(self, registration: Registration, *, logged: bool = False) -> None:
+        """Tell of the state of `registration`, if it is another than was told last.
+
+        With `logged`, the log has a line about it already.
+        """
+        state, before = registration.state, registration._told
+        if state is State.PENDING and registration.error is not None and not registration._is_logged:
+            registration._is_logged = True
+            self.note("pending", registration.id, registration.error)
+        if state is before or not registration._is_held:
+            return
+        registration._told = state
+        self._log(registration, before, logged)
+        self._call("on_state", self._on_state, registration)
+        if state is State.LOST:
+            self._call("on_lost", self._on_lost, registration)
+
+    def _log(self, registration: Registration, before: State, logged: bool) -> None:
+        state, id, error = registration.state, registration.id, registration.error
+        if state is State.RECOVERING and not logged:
+            registration._is_logged = True
+            self.note("unrenewable" if isinstance(error, ClosedError) else "recovering", id, error)
+        elif state is State.ACTIVE and registration._is_logged:
+            registration._is_logged = False
+            self.note("announced" if before is State.PENDING else "active_again", id)
+        elif state is State.LOST:
+            emit("lost", id=id)
+        elif state is State.FAILED:
+            emit("failed", id=id, error=error)
+
+    def _call(self, name: str, callback: OnChange | None, registration: Registration) -> None:
+        if callback is None:
+            return
+        try:
+            callback(registration)
+        except Exception as error:
+            self._stats.task_failures += 1
+            emit("callback_failed", exc_info=error, id=registration.id, callback=name, error=repr(error))
+
+    def note(self, event: str, id: InstanceId, error: object = "") -> None:
+        """Have the line of `event` written for `id` soon, together with the others of the next moments."""
+        count, first, _ = self._gathered.get(event, (0, id, error))
+        self._gathered[event] = count + 1, first, error
+        if event not in self._timers:
             loop = asyncio.get_running_loop()
-            at = max(loop.time() + _GATHER, self._not_before.get(report, 0.0))
-            self._timers[report] = loop.call_at(at, self._write, report)
+            at = max(loop.time() + _GATHER_S, self._not_before.get(event, 0.0))
+            self._timers[event] = loop.call_at(at, self._write, event)
 
     def flush(self) -> None:
         """Write what was gathered."""
-        for report, timer in list(self._timers.items()):
+        for event, timer in list(self._timers.items()):
             timer.cancel()
-            if report in self._timers:
-                self._write(report)
+            if event in self._timers:
+                self._write(event)
 
-    def _write(self, report: Report) -> None:
-        if report is ACTIVE:  # the end is not told before the beginning
-            for earlier in (RECOVERING, CLOSED):
-                if earlier in self._timers:
-                    self._timers[earlier].cancel()
-                    self._write(earlier)
-        self._not_before[report] = asyncio.get_running_loop().time() + _QUIET
-        del self._timers[report]
-        count, id, reason = self._gathered.pop(report)
-        _log.log(
-            report.level,
-            report.one if count == 1 else report.many,
-            *((id, reason) if count == 1 else (count, id, reason)),
-            extra=log.fields(report.event, id=id, count=count, **({"error": reason} if reason else {})),
-        )
+    def _write(self, event: str) -> None:
+        for earlier in _BEGINNINGS.get(event, ()):
+            if earlier in self._timers:
+                self._timers[earlier].cancel()
+                self._write(earlier)
+        self._not_before[event] = asyncio.get_running_loop().time() + _QUIET_S
+        del self._timers[event]
+        count, id, error = self._gathered.pop(event)
+        if error:
+            emit(event, id=id, count=count, error=error)
+        else:
+            emit(event, id=id, count=count)

@@ -6,7 +6,7 @@ revision is a number that grows with every write to a bucket.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from ..clock import Clock
 from ..errors import DiscoveryError
 from ..model import RemovalReason
 from .records import (
+    RELEASED,
     UNTRUSTED,
     Entry,
     EntryExistsError,
@@ -26,6 +27,7 @@ from .records import (
 )
 
 __all__ = [
+    "RELEASED",
     "UNTRUSTED",
     "Bucket",
     "Entry",
@@ -155,6 +157,12 @@ class Bucket(Protocol):
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         """Push every lease's end away; for each None, or why not: ConflictError is a failed fence."""
 
+    async def leases(self, prefix: str) -> Mapping[str, float]:
+        """Return the seconds that the lease of each key below the tokens of `prefix` has left.
+
+        A lease that is overdue has none, or less. Keys without a lease are left out.
+        """
+
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         """Remove what a server brings back below the tokens of `prefix`, or anywhere if that is allowed.
 
@@ -187,6 +195,12 @@ class Store(Protocol):
 
     def bucket(self, name: str) -> Bucket:
         """The bucket `name`, whether it exists or not."""
+
+    async def ping(self, timeout: float) -> None:
+        """Return when the server has answered; wait `timeout` seconds at most.
+
+        Raises StoreUnavailableError, PermissionDeniedError, ClosedError.
+        """
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is back after a break; the answer takes it back."""

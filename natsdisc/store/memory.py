@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..clock import Clock, LoopClock, Timer
 from ..errors import ConflictError, DiscoveryError, PayloadTooLargeError
 from ..model import RemovalReason
-from . import Entry, EntryExistsError, Found, Holder, Lease, Reader, Restored, SignedValue, Sink, Write
+from . import (
+    RELEASED,
+    Entry,
+    EntryExistsError,
+    Found,
+    Holder,
+    Lease,
+    Reader,
+    Restored,
+    SignedValue,
+    Sink,
+    Write,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -41,6 +53,9 @@ class MemoryStore:
     def bucket(self, name: str) -> MemoryBucket:
         """The bucket `name`."""
         return self._buckets.setdefault(name, MemoryBucket(self._clock, name))
+
+    async def ping(self, timeout: float) -> None:
+        """Return at once: this store is always there."""
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Nothing ever breaks here: the callback is never called."""
@@ -74,7 +89,8 @@ class MemoryBucket:
         if entry is None or not write.is_somebodys(entry):
             entry = self._write(write)
         elif entry.value != write.value:
-            raise EntryExistsError(entry)
+            held = self._leases.get(write.key)
+            raise EntryExistsError(entry, released=held is not None and held.owner == RELEASED)
         self._set_lease(write.key, write.ttl, write.owner)
         return entry.revision
 
@@ -92,7 +108,7 @@ class MemoryBucket:
             found = Found.OVERWRITTEN
             held = self._leases.get(key)
             holder = held.owner if held is not None else entry.owner
-            if holder not in (None, write.owner):
+            if holder not in (None, RELEASED, write.owner):
                 raise EntryExistsError(entry)
             if entry.updated:
                 found = Found.UPDATED
@@ -108,6 +124,11 @@ class MemoryBucket:
 
     def is_due(self, key: str) -> bool:
         return False
+
+    async def leases(self, prefix: str) -> Mapping[str, float]:
+        await asyncio.sleep(0)
+        now, below = self._clock.time(), f"{prefix}." if prefix else ""
+        return {key: held.due - now for key, held in self._leases.items() if key.startswith(below)}
 
     def is_busy(self, within: float) -> bool:
         return False
@@ -191,10 +212,9 @@ class MemoryBucket:
         self._end_lease(key)
         if ttl is None:
             return
-        timer = self._clock.call_at(
-            self._clock.time() + ttl, lambda: self._remove(key, RemovalReason.EXPIRED)
-        )
-        self._leases[key] = _HeldLease(owner, timer)
+        due = self._clock.time() + ttl
+        timer = self._clock.call_at(due, lambda: self._remove(key, RemovalReason.EXPIRED))
+        self._leases[key] = _HeldLease(owner, due, timer)
 
     def _end_lease(self, key: str) -> None:
         lease = self._leases.pop(key, None)
@@ -205,6 +225,7 @@ class MemoryBucket:
 @dataclass(frozen=True, slots=True)
 class _HeldLease:
     owner: str
+    due: float
     timer: Timer
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from ..errors import ConflictError
 
 __all__ = [
+    "RELEASED",
     "UNTRUSTED",
     "Entry",
     "EntryExistsError",
@@ -127,9 +128,17 @@ class Lease:
     owner: str
 
 
-class EntryExistsError(ConflictError):
-    """A create found another value; `entry` is what lies there."""
+# The owner of a lease that its process has left to the next one under the same id.
+RELEASED = "released"
 
-    def __init__(self, entry: Entry) -> None:
+
+class EntryExistsError(ConflictError):
+    """A create found another value.
+
+    `entry` is what lies there, `released` tells whether its owner has left it to the next one.
+    """
+
+    def __init__(self, entry: Entry, *, released: bool = False) -> None:
         super().__init__(f"another value lies under {entry.key}")
         self.entry = entry
+        self.released = released

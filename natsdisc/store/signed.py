@@ -7,7 +7,7 @@ sign again what it has not verified.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -71,6 +71,9 @@ class SignedStore:
                 self._store, name, self._signer, self._trust, self._refused, self._wall, self._slices
             )
         return self._buckets[name]
+
+    async def ping(self, timeout: float) -> None:
+        await self._store.ping(timeout)
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         return self._store.on_reconnect(callback)
@@ -168,6 +171,9 @@ class SignedBucket:
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         return await self._bucket.renew(leases)
+
+    async def leases(self, prefix: str) -> Mapping[str, float]:
+        return await self._bucket.leases(prefix)
 
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return self._bucket.keep_swept(prefix, holder)

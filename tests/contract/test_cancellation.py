@@ -178,7 +178,7 @@ async def test_close_takes_along_what_is_just_registered_again(
     monkeypatch.setattr(bucket, "restore", answered_too_late)
     [held] = service.registrations
     await bucket.delete(held._key, revision=None)  # by somebody else
-    service._registrar._renew_all()
+    service._registrar._upkeep.renew_all()
     async with asyncio.timeout(10):
         await written.wait()
     await service.close()

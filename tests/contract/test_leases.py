@@ -251,7 +251,7 @@ async def test_what_falls_due_at_once_is_renewed_in_turns(
             on_their_way -= len(leases)
 
     monkeypatch.setattr(bucket, "renew", watched)
-    service._registrar._renew_all()  # as after a reconnect
+    service._registrar._upkeep.renew_all()  # as after a reconnect
     await eventually(lambda: service.stats().renewals.count >= 1_000)
     assert 100 <= most <= 500
 

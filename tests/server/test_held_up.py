@@ -136,7 +136,9 @@ async def test_a_time_that_became_wrong_in_silence_costs_one_removed_at_most(
         mine = await service.register(spec())
         recorder = Recorder(watcher)
         await eventually(lambda: recorder.live == 1, timeout=PATIENCE)
-        await eventually(lambda: service.stats().renewals.count and not service._registrar._tasks)
+        await eventually(
+            lambda: service.stats().renewals.count and not service._registrar._upkeep.renewals._tasks
+        )
         set_ahead(service, seconds)
         # A sweep that asks for the time just then finds out before any renewal does.
         await eventually(lambda: service.stats().renewals.count >= 10, timeout=PATIENCE)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,8 +42,14 @@ def test_the_readme_has_snippets_and_commands() -> None:
     assert len(SHELL) >= 6
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with NatsServer() as server:
+        yield server.url
+
+
 @pytest.mark.parametrize("snippet", PYTHON, ids=range(len(PYTHON)))
-def test_snippet(snippet: str, tmp_path: Path) -> None:
+def test_snippet(snippet: str, tmp_path: Path, url: str) -> None:
     program = tmp_path / "snippet.py"
     program.write_text(snippet)
     done = subprocess.run(
@@ -52,6 +58,7 @@ def test_snippet(snippet: str, tmp_path: Path) -> None:
         text=True,
         timeout=PATIENCE,
         cwd=tmp_path,
+        env={**os.environ, "NATS_URL": url},
     )
     assert done.returncode == 0, done.stderr
     # A loaded machine is slow, and asyncio's debug mode says so.

@@ -142,11 +142,11 @@ async def test_a_users_connection_that_was_closed_is_an_error(
     await connection.close()
     await eventually(lambda: len(states) == 20, timeout=PATIENCE)
     assert set(states) == {(State.RECOVERING, ClosedError)}
-    await eventually(lambda: lines(caplog, "recovering"), timeout=PATIENCE)
+    await eventually(lambda: lines(caplog, "unrenewable"), timeout=PATIENCE)
     with pytest.raises(ClosedError):
         await service.register(spec("more"))
     await service.close()
-    told = lines(caplog, "recovering")
+    told = lines(caplog, "unrenewable")
     assert len(told) <= 2
     assert {line.levelno for line in told} == {logging.ERROR}
     assert sum(getattr(line, "natsdisc_count", 0) for line in told) == 20
@@ -160,7 +160,7 @@ async def test_all_wait_for_the_connection_as_one(
     async with natsdisc.connect(url_of(server), lease_ttl=5) as service:
         await asyncio.gather(*(service.register(spec(f"ep{number}")) for number in range(300)))
         held, bucket, calls = service.registrations, service._store.bucket("v1_instances"), 0
-        await eventually(lambda: not service._registrar._tasks, timeout=PATIENCE)
+        await eventually(lambda: not service._registrar._upkeep.renewals._tasks, timeout=PATIENCE)
 
         def counted(name: str) -> None:
             method = getattr(bucket, name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import natsdisc
 from natsdisc import log
+from natsdisc.events import EVENTS
 from natsdisc.store import ResyncReason
 
 PACKAGE = Path(natsdisc.__file__).parent
@@ -30,18 +31,15 @@ def events() -> dict[str, str]:
     for place, call in log_calls():
         extra = "".join(ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "extra")
         match = re.match(r"log\.fields\('(\w+)'", extra)
-        found[place] = match[1] if match else ""
-        if extra.startswith("log.fields(report.event,"):
-            del found[place]  # of the table of reports
-    return {**found, **reports()}
+        if extra != "log.fields(name, **fields)":  # of the table of events
+            found[place] = match[1] if match else ""
+    return {**found, **{f"events.py:{name}": name for name in EVENTS}}
 
 
-def reports() -> dict[str, str]:
-    """The events of the table in `natsdisc.reports`."""
-    tree = ast.parse((PACKAGE / "reports.py").read_text("utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    made = [call for call in calls if ast.unparse(call.func) == "Report"]
-    return {f"reports.py:{call.lineno}": ast.literal_eval(call.args[0]) for call in made}
+def test_a_line_of_the_table_names_fields_of_its_own() -> None:
+    for event in EVENTS.values():
+        assert "%(count)d" in event.many or not event.many
+        assert set(re.findall(r"%\((\w+)\)", event.text + event.many)) <= {"id", "count", "error", "callback"}
 
 
 def test_every_log_call_names_its_event() -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Whole programs; what is an excerpt of an example is checked with the example.
 SNIPPETS = [
     snippet
-    for page in (ROOT / "README.md", ROOT / "docs" / "testing.md")
+    for page in (ROOT / "README.md", ROOT / "docs" / "testing.md", ROOT / "docs" / "lifecycle.md")
     for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     if "asyncio.run(" in snippet
 ]

@@ -94,6 +94,13 @@ class JetStreamStore:
             self._buckets[name] = bucket
         return self._buckets[name]
 
+    async def ping(self, timeout: float) -> None:
+        """Return when the server has answered; wait `timeout` seconds at most.
+
+        Raises StoreUnavailableError, PermissionDeniedError, ClosedError.
+        """
+        await self._requester.ping(timeout)
+
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` when the connection is back after a break; the answer takes it back."""
         return self._requester.on_reconnect(callback)

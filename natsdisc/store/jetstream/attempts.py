@@ -12,7 +12,7 @@ from contextlib import suppress
 from ...errors import ConflictError, DiscoveryError, StoreUnavailableError
 from ...lease import read_ttl, write_ttl
 from ...model import RemovalReason
-from .. import Entry, EntryExistsError, Found, Lease, Restored, Write
+from .. import RELEASED, Entry, EntryExistsError, Found, Lease, Restored, Write
 from .api import FenceInFlightError, JetStreamApi, PendingAck, WrongSequenceError
 from .leases import Leases
 from .messages import (
@@ -64,7 +64,8 @@ class Attempts:
             if entry is None or not write.is_somebodys(entry):
                 continue  # a tombstone, or a value of nobody: write over it
             if entry.value != write.value:
-                raise EntryExistsError(entry)
+                holder = await self._leases.holder(entry, timeout) if entry.leased else None
+                raise EntryExistsError(entry, released=holder == RELEASED)
             if _ends_lease(write, entry):
                 continue  # write over it: watches hear of no change
             revision = await self._take_same(entry, write)
@@ -94,7 +95,7 @@ class Attempts:
             else:
                 found = Found.OVERWRITTEN
                 if is_somebodys:
-                    if await self._leases.holder(entry, timeout) not in (None, write.owner):
+                    if await self._leases.holder(entry, timeout) not in (None, RELEASED, write.owner):
                         raise EntryExistsError(entry)
                     if entry.updated:
                         found = Found.UPDATED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ...errors import DiscoveryError, PayloadTooLargeError
@@ -91,6 +91,9 @@ class JetStreamBucket:
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[DiscoveryError | None]:
         return await self._leases.renew(leases)
+
+    async def leases(self, prefix: str) -> Mapping[str, float]:
+        return await self._retried(lambda timeout: self._leases.left(prefix, timeout))
 
     def keep_swept(self, prefix: str, holder: Holder) -> Callable[[], None]:
         return self._sweeper.add(prefix, holder)

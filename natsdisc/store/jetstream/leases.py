@@ -6,6 +6,7 @@ exactly when the registration is no longer the current one.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,6 +39,8 @@ _CLOCK_AGE_S = 60.0
 # Seconds after its time at which a lease that did not fire is dead. An election delays leases by about 5 s.
 _OVERDUE_S = 5.0
 _AT = "@at "
+# Leases that are read at once; each is one question.
+_READ_AT_ONCE = 50
 _LEASE_ENDED_TTL = "1s"
 
 
@@ -109,6 +112,26 @@ class Leases:
                     if self._clock.until(schedule.removeprefix(_AT)) > -_OVERDUE_S:
                         return headers[OWNER]
         return entry.owner
+
+    async def left(self, prefix: str, timeout: float) -> dict[str, float]:
+        """Return the seconds that the lease of each key below the tokens of `prefix` has left."""
+        self.check_time()
+        if not self._stream.known and not await self._stream.look(timeout):
+            return {}
+        start = self._stream.lease_prefix
+        subjects = sorted(await self._stream.subjects(f"{start}{prefix}.>" if prefix else f"{start}>"))
+        left: dict[str, float] = {}
+        for at in range(0, len(subjects), _READ_AT_ONCE):
+            some = subjects[at : at + _READ_AT_ONCE]
+            for message in await asyncio.gather(
+                *(self._stream.last_message(subject, timeout) for subject in some)
+            ):
+                schedule = message.headers.get(SCHEDULE, "") if message is not None else ""
+                if message is None or not schedule.startswith(_AT):
+                    continue
+                with suppress(ValueError):
+                    left[message.subject[len(start) :]] = self._clock.until(schedule.removeprefix(_AT))
+        return left
 
     async def _renew(self, leases: Sequence[Lease], timeout: float) -> Sequence[DiscoveryError | None]:
         try:

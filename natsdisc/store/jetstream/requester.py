@@ -7,6 +7,7 @@ nats-py while it is reconnecting, because it would keep the bytes and send them 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections import Counter, deque
@@ -133,6 +134,22 @@ class Requester:
         credentials, ClosedError, WrongLoopError.
         """
         await self._live.ready(timeout)
+
+    async def ping(self, timeout: float) -> None:
+        """Return when the server has answered a PING; wait `timeout` seconds at most.
+
+        Raises what `ready` raises, and StoreUnavailableError when no answer comes.
+        """
+        deadline = time.monotonic() + timeout
+        await self.ready(timeout)
+        left = max(0.001, deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(left):
+                await self._nc.flush(math.ceil(left))
+        except (NatsError, OSError) as error:  # a TimeoutError too
+            raise StoreUnavailableError(
+                f"no answer to a PING within {timeout:g} s: {error!r}; look whether nats-server runs"
+            ) from error
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: Headers | None = None, *, timeout: float

@@ -82,6 +82,7 @@ APART = (
     "natsdisc.testing",
     "natsdisc.cli",
     "natsdisc.integrations",
+    "natsdisc.sync",
     "natsdisc.pytest_plugin",
 )
 
@@ -232,6 +233,8 @@ def test_importing_natsdisc_brings_only_its_dependencies() -> None:
         "assert not {name for name in sys.modules if name.startswith('natsdisc.server')}, 'the server'\n"
         "assert not {name for name in sys.modules if name.startswith('natsdisc.testing')}, 'testing'\n"
         "assert not {name for name in sys.modules if name.startswith('natsdisc.cli')}, 'the command line'\n"
+        "assert not {name for name in sys.modules if name.startswith('natsdisc.sync')}, 'sync'\n"
+        "assert not {name for name in sys.modules if name.startswith('natsdisc.integrations')}, 'others'\n"
         "print(*sorted(names() - before - sys.stdlib_module_names))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Status, health, drain, updates and takeovers in any order: nothing that somebody set is lost. Both stores."""
+"""Status, health, drain, updates, takeovers in any order: nothing that was set is lost. Both stores."""
 
 from __future__ import annotations
 
@@ -109,10 +109,13 @@ class Service(RuleBasedStateMachine):
 
     @rule()
     def announce_again(self) -> None:
-        self.run(self.known())
-        spec = dataclasses.replace(SPEC, metadata=self.truth.metadata)
-        [held] = self.service.registrations
-        assert self.service.announce(spec) is held
+        async def announced() -> None:
+            await self.known()
+            [held] = self.service.registrations
+            spec = dataclasses.replace(SPEC, metadata=self.truth.metadata)
+            assert self.service.announce(spec) is held
+
+        self.run(announced())
 
     @rule()
     def removed_by_another(self) -> None:

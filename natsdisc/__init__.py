@@ -58,6 +58,7 @@ from .model import (
 )
 from .registration import Registration
 from .selection import Selection
+from .services import Service
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
@@ -113,6 +114,7 @@ __all__ = [
     "Removed",
     "Scope",
     "Selection",
+    "Service",
     "Signer",
     "Spec",
     "State",

@@ -26,6 +26,7 @@ from natsdisc.store.jetstream.admin import Admin, StreamState
 from .audit import audit
 from .connection import Connection
 from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
+from .micro import micro
 from .port import what_listens
 from .render import counted, wrong_copy
 
@@ -145,6 +146,11 @@ class _Examination:
                 yield copies
         yield self._clock()
         yield await self._listing()
+        services = await micro(
+            self._patient.connection, self._admin, self._patient.namespace, self._patient.component
+        )
+        if services is not None:
+            yield services
         if self._patient.role is not Role.READER:
             yield await self._round_trip()
         if self._patient.audit:

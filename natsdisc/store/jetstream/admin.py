@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -241,6 +242,24 @@ class Admin:
     async def delete(self, name: str, key: str, revision: int) -> None:
         """Remove `key` if `revision` is still the last. Raises ConflictError, and what a delete does."""
         await self._store.bucket(name).delete(key, revision=revision)
+
+    async def replies(self, subject: str, seconds: float) -> list[bytes]:
+        """Return what anybody replies to an empty message on `subject` within `seconds`.
+
+        Raises StoreUnavailableError, ClosedError.
+        """
+        client, found = self._connection.client, list[bytes]()
+        inbox = str(client.new_inbox())
+        end = await self._requester.subscribe(inbox, lambda batch: found.extend(one[3] for one in batch))
+        try:
+            await client.publish(subject, b"", reply=inbox)
+            await self._flush()
+            await asyncio.sleep(seconds)
+        except NatsError as error:
+            raise StoreUnavailableError(f"could not ask on {subject}: {error}") from error
+        finally:
+            await end()
+        return found
 
     async def may_publish(self, subject: str) -> bool:
         """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""

@@ -13,6 +13,7 @@ from .errors import (
     InvalidNameError,
     InvalidQueryError,
     InvalidValueError,
+    NoHistoryError,
     NoInstanceError,
     NotReadyError,
     PayloadTooLargeError,
@@ -21,6 +22,7 @@ from .errors import (
     UnsupportedServerError,
     WrongLoopError,
 )
+from .history import Change
 from .lease import State
 from .model import (
     Added,
@@ -71,6 +73,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Added",
     "AlreadyRegisteredError",
+    "Change",
     "ClosedError",
     "ConflictError",
     "Connecting",
@@ -104,6 +107,7 @@ __all__ = [
     "ModelInstance",
     "ModelQuery",
     "ModelSpec",
+    "NoHistoryError",
     "NoInstanceError",
     "NotReadyError",
     "PayloadTooLargeError",

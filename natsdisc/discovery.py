@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -20,6 +21,7 @@ from .errors import (
     ClosedError,
     InvalidValueError,
 )
+from .history import Change, read_history, since_time
 from .informer import Follower, Informer
 from .lease import State
 from .loop import OwnLoop
@@ -345,6 +347,21 @@ class Discovery(Registering):
             Losses(panic_threshold, query, clock=clock, notices=self._panics, stats=self._stats),
             checked_where(where, query, self._unmatched, self._stats),
         )
+
+    async def history(self, query: Query, *, since: datetime | float | None = None) -> builtins.list[Change]:
+        """Return what happened to the instances of `query`, the oldest change first.
+
+        `since` is an aware datetime, or seconds before now; without it, all that is kept. An operator makes
+        the stream that keeps it (`natsdisc history enable`), and nothing but this call needs that stream. A
+        value that was replaced before the server copied it is missed. `Removed.last` is what was seen within
+        the time that is read.
+
+        Raises NoHistoryError, InvalidValueError for `since`, UnsupportedServerError for a MemoryStore, and
+        what `list` raises. Example: `await discovery.history(endpoints("shop"), since=3600)`
+        """
+        self._check_open()
+        _check_query(query)
+        return await read_history(self._store, query, since_time(since))
 
     async def check(self, *, timeout: float = 2.0) -> None:
         """Return when the server answers, and every watch, view and registration is well.

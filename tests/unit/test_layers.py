@@ -68,6 +68,7 @@ LEVELS = {
     "natsdisc.renewals": 3,
     "natsdisc.upkeep": 3,
     "natsdisc.registrar": 3,
+    "natsdisc.history": 2,
     "natsdisc.view": 3,
     "natsdisc.options": 2,
     "natsdisc.readiness": 3,

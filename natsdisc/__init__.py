@@ -13,6 +13,7 @@ from .errors import (
     InvalidNameError,
     InvalidQueryError,
     InvalidValueError,
+    NoHistoryError,
     NoInstanceError,
     NotReadyError,
     PayloadTooLargeError,
@@ -21,6 +22,7 @@ from .errors import (
     UnsupportedServerError,
     WrongLoopError,
 )
+from .history import Change
 from .lease import State
 from .model import (
     Added,
@@ -58,6 +60,7 @@ from .model import (
 )
 from .registration import Registration
 from .selection import Selection
+from .services import Service
 from .signing import Signer, Trust
 from .stats import Stats
 from .store.jetstream import JetStreamStore, require_tls
@@ -70,6 +73,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Added",
     "AlreadyRegisteredError",
+    "Change",
     "ClosedError",
     "ConflictError",
     "Connecting",
@@ -103,6 +107,7 @@ __all__ = [
     "ModelInstance",
     "ModelQuery",
     "ModelSpec",
+    "NoHistoryError",
     "NoInstanceError",
     "NotReadyError",
     "PayloadTooLargeError",
@@ -113,6 +118,7 @@ __all__ = [
     "Removed",
     "Scope",
     "Selection",
+    "Service",
     "Signer",
     "Spec",
     "State",

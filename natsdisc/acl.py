@@ -15,6 +15,7 @@ from . import keys
 from .entry import BUCKETS
 from .errors import InvalidNameError, InvalidQueryError
 from .model import endpoints
+from .store.jetstream.history import history_name
 from .store.jetstream.marks import MARK
 from .store.jetstream.stream_config import StreamOptions
 from .store.jetstream.subjects import Subjects, is_subject
@@ -104,6 +105,7 @@ def permissions(
     domain: str | None = None,
     api_prefix: str | None = None,
     create: bool = False,
+    history: bool = False,
 ) -> Permissions:
     """Return the permissions of `role`, everywhere or in one namespace or component.
 
@@ -112,7 +114,9 @@ def permissions(
     which all users share; `inbox_prefix_of` makes one for a user alone. `domain` and `api_prefix` are those
     of `natsdisc.connect`.
     A reader of one namespace is not told what kind of stream a bucket is, for that tells all keys too.
-    Raises InvalidNameError, InvalidValueError, InvalidQueryError (an operator of a namespace).
+    With `history`, the user may read the history of the buckets, and an operator may make and delete it.
+    Raises InvalidNameError, InvalidValueError, InvalidQueryError (an operator of a namespace, or a history
+    of one).
 
     >>> permissions(Role.READER, inbox_prefix=inbox_prefix_of("ann")).subscribe[0]
     '_INBOX_ann.>'
@@ -123,6 +127,8 @@ def permissions(
         raise InvalidNameError(f"inbox_prefix must be a subject without wildcards: {inbox_prefix!r}")
     if role is Role.OPERATOR and namespace is not None:
         raise InvalidQueryError("an operator is not confined to a namespace")
+    if history and namespace is not None:
+        raise InvalidQueryError("the reading of a history cannot be confined to a namespace: NATS has no way")
     place = keys.prefix_of(endpoints(namespace, component))
     scope = ".".join(f"{level}.{token}" for level, token in zip(_LEVELS, place.split("."), strict=False))
     places = {kind: scope if place and "event" in kind else place for kind in BUCKETS}
@@ -151,5 +157,10 @@ def permissions(
             publish.append(f"{subjects.api}.STREAM.CREATE.{stream}")
         if role is Role.OPERATOR:
             publish.append(f"{subjects.api}.STREAM.UPDATE.{stream}")
+        if history:
+            past = history_name(bucket)
+            publish += [f"{subjects.api}.STREAM.INFO.{past}", f"{subjects.api}.DIRECT.GET.{past}"]
+            if role is Role.OPERATOR:
+                publish += [f"{subjects.api}.STREAM.{verb}.{past}" for verb in ("CREATE", "UPDATE", "DELETE")]
     publish.append("$JS.FC.>")  # the answers that flow control asks for
     return Permissions(tuple(publish), tuple(subscribe))

@@ -8,20 +8,24 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from . import entry, keys, log
 from .balance import Balance
 from .cache import UNREADABLE_KEPT_S
+from .calls import check_panic_threshold
 from .closing import Closing
 from .errors import (
     ClosedError,
     InvalidValueError,
 )
+from .history import Change, read_history, since_time
 from .informer import Follower, Informer
 from .lease import State
 from .loop import OwnLoop
+from .losses import Losses
 from .model import (
     SORT_KEYS,
     EndpointInstance,
@@ -42,6 +46,7 @@ from .options import check_options, checked_callback, checked_keys
 from .readiness import check
 from .registering import Registering
 from .registrar import Registrar, Registration
+from .services import Service, count_services
 from .signing import Secret, Signer, Trust, UntrustedError
 from .stats import Counters, QueryState, Stats
 from .store import UNTRUSTED, Store
@@ -50,6 +55,7 @@ from .store.snapshot import read
 from .tasks import Tasks
 from .view import View
 from .watch import Watch
+from .where import Where, checked_where
 
 __all__ = ["Discovery"]
 
@@ -114,6 +120,8 @@ class Discovery(Registering):
         self._forged = Notices("forged messages", time)
         self._stale = Notices("queries that became stale", time, repeats=True)
         self._failures = Notices("failures of callbacks", time, repeats=True)
+        self._unmatched = Notices("failures of where functions", time)
+        self._panics = Notices("views that lost many instances at once", time, repeats=True)
         self._closed = False
         self._is_draining = False
         self._own_loop = OwnLoop(getattr(store, "loop", None))
@@ -133,43 +141,49 @@ class Discovery(Registering):
         )
 
     @overload
-    async def list(self, query: EndpointQuery) -> builtins.list[EndpointInstance]: ...
+    async def list(
+        self, query: EndpointQuery, *, where: Where[EndpointInstance] | None = ...
+    ) -> builtins.list[EndpointInstance]: ...
 
     @overload
-    async def list(self, query: ModelQuery) -> builtins.list[ModelInstance]: ...
+    async def list(
+        self, query: ModelQuery, *, where: Where[ModelInstance] | None = ...
+    ) -> builtins.list[ModelInstance]: ...
 
     @overload
-    async def list(self, query: EventChannelQuery) -> builtins.list[EventChannelInstance]: ...
+    async def list(
+        self, query: EventChannelQuery, *, where: Where[EventChannelInstance] | None = ...
+    ) -> builtins.list[EventChannelInstance]: ...
 
     @overload
-    async def list(self, query: EventSourceQuery) -> builtins.list[EventSourceInstance]: ...
+    async def list(
+        self, query: EventSourceQuery, *, where: Where[EventSourceInstance] | None = ...
+    ) -> builtins.list[EventSourceInstance]: ...
 
     @overload
-    async def list(self, query: Query) -> builtins.list[Instance]: ...
+    async def list(self, query: Query, *, where: Where[Instance] | None = ...) -> builtins.list[Instance]: ...
 
-    async def list(self, query: Query) -> builtins.list[Any]:
+    async def list(self, query: Query, *, where: Where[Any] | None = None) -> builtins.list[Any]:
         """Return the instances of `query` as they are now, sorted by id; none without a bucket.
 
-        Cancelling the call ends it within half a second. Example: `await discovery.list(endpoints("shop"))`
+        With `where`, a function of an instance, return those for which it is true. If it raises, that is
+        logged, and the instance is left out. Cancelling the call ends it within half a second.
+        Raises InvalidValueError, UnsupportedServerError, PermissionDeniedError, StoreUnavailableError,
+        WrongLoopError, ClosedError.
 
-        Raises UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError,
-        ClosedError.
+        Example: `await discovery.list(endpoints("shop"), where=lambda one: one.transport.kind == "http")`
         """
         self._check_open()
         _check_query(query)
-        bucket = self._store.bucket(entry.BUCKETS[query.kind])
-        reading = self._tasks.start(read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT))
-        try:
-            values = await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            self._tasks.check_cancelled_by_caller(reading)
-            await self._tasks.stop(reading)
-            raise
+        matches = checked_where(where, query, self._unmatched, self._stats)
+        values = await self._read(query)
         decode = self._decoder(query.kind)
         instances: builtins.list[Instance] = []
         for number, (key, value) in enumerate(values.items(), 1):
             with suppress(InvalidValueError):
-                instances.append(decode(key, value))
+                instance = decode(key, value)
+                if matches is None or matches(instance):
+                    instances.append(instance)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
         for by in SORT_KEYS:
@@ -178,8 +192,60 @@ class Discovery(Registering):
                 await asyncio.sleep(0)
         return instances
 
-    def list_and_watch(self, query: Query) -> Watch:
+    async def services(self, kind: Kind = Kind.ENDPOINT) -> builtins.list[Service]:
+        """Return the places that have instances of `kind`, with their number, sorted by name.
+
+        Entries are counted by their keys: one whose value cannot be read counts too.
+        Raises InvalidValueError, and what `list` raises.
+
+        Example: `for service in await discovery.services(): print(service.endpoint, service.instances)`
+        """
+        self._check_open()
+        try:
+            kind = Kind(kind)
+        except ValueError:
+            raise InvalidValueError(f"services takes a Kind, such as Kind.MODEL, not {kind!r}") from None
+        return count_services(kind, await self._read(Query(kind)))
+
+    async def _read(self, query: Query) -> dict[str, bytes]:
+        bucket = self._store.bucket(entry.BUCKETS[query.kind])
+        reading = self._tasks.start(read(bucket, keys.prefix_of(query), query, timeout=_LIST_TIMEOUT))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            self._tasks.check_cancelled_by_caller(reading)
+            await self._tasks.stop(reading)
+            raise
+
+    @overload
+    def list_and_watch(
+        self, query: EndpointQuery, *, where: Where[EndpointInstance] | None = ...
+    ) -> Watch[EndpointInstance]: ...
+
+    @overload
+    def list_and_watch(
+        self, query: ModelQuery, *, where: Where[ModelInstance] | None = ...
+    ) -> Watch[ModelInstance]: ...
+
+    @overload
+    def list_and_watch(
+        self, query: EventChannelQuery, *, where: Where[EventChannelInstance] | None = ...
+    ) -> Watch[EventChannelInstance]: ...
+
+    @overload
+    def list_and_watch(
+        self, query: EventSourceQuery, *, where: Where[EventSourceInstance] | None = ...
+    ) -> Watch[EventSourceInstance]: ...
+
+    @overload
+    def list_and_watch(self, query: Query, *, where: Where[Instance] | None = ...) -> Watch[Instance]: ...
+
+    def list_and_watch(self, query: Query, *, where: Where[Any] | None = None) -> Watch[Any]:
         """Return a watch: the instances of `query` as Added, and then every change, until it is closed.
+
+        With `where`, a function of an instance, it shows those for which that is true. An instance that
+        stops matching is Removed with the reason `unmatched`, one that begins to match is Added. If the
+        function raises, that is logged, and the instance does not match.
 
         Guarantees
         1. Every live instance comes first as Added; then the watch is synced.
@@ -190,41 +256,112 @@ class Discovery(Registering):
         6. After anything that may have cost a message the difference is reported, missed removals too.
         7. A failure that cannot be repaired raises; only a close ends the watch quietly.
 
-        Raises ClosedError; the watch raises UnsupportedServerError, PermissionDeniedError,
+        Raises InvalidValueError, ClosedError; the watch raises UnsupportedServerError, PermissionDeniedError,
         StoreUnavailableError (no JetStream), ClosedError (the connection was closed).
         """
         self._check_open(needs_loop=False)
         _check_query(query)
         keys.prefix_of(query)
-        return Watch(lambda: self._join(query), self._release, self._own_loop.check, self._stats)
+        matches = checked_where(where, query, self._unmatched, self._stats)
+        return Watch(lambda: self._join(query), self._release, self._own_loop.check, self._stats, matches)
 
     @overload
-    def view(self, query: EndpointQuery, *, balance: Balance | None = ...) -> View[EndpointInstance]: ...
+    def view(
+        self,
+        query: EndpointQuery,
+        *,
+        where: Where[EndpointInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EndpointInstance]: ...
 
     @overload
-    def view(self, query: ModelQuery, *, balance: Balance | None = ...) -> View[ModelInstance]: ...
+    def view(
+        self,
+        query: ModelQuery,
+        *,
+        where: Where[ModelInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[ModelInstance]: ...
 
     @overload
-    def view(self, query: Query, *, balance: Balance | None = ...) -> View[Instance]: ...
+    def view(
+        self,
+        query: EventChannelQuery,
+        *,
+        where: Where[EventChannelInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventChannelInstance]: ...
 
-    def view(self, query: Query, *, balance: Balance | None = None) -> View[Any]:
+    @overload
+    def view(
+        self,
+        query: EventSourceQuery,
+        *,
+        where: Where[EventSourceInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventSourceInstance]: ...
+
+    @overload
+    def view(
+        self,
+        query: Query,
+        *,
+        where: Where[Instance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[Instance]: ...
+
+    def view(
+        self,
+        query: Query,
+        *,
+        where: Where[Any] | None = None,
+        balance: Balance | None = None,
+        panic_threshold: float = 0.5,
+    ) -> View[Any]:
         """Return a picture of `query` that follows the registry, picking by `balance` (or round robin).
 
-        With a `balance` that has a `for_view` method, the view picks by one of its own, so that two views may
-        be given the same one. Raises ClosedError, WrongLoopError.
+        `where` is that of `list_and_watch`. With a `balance` that has a `for_view` method, the view picks by
+        one of its own, so that two views may be given the same one. When more than the share
+        `panic_threshold` of at least three known instances expired or went missing within 30 s, picks are
+        also among these; 0 switches that off.
+        Raises InvalidValueError, ClosedError, WrongLoopError.
         """
         self._check_open()
         _check_query(query)
+        check_panic_threshold(panic_threshold)
+        clock = self._store.clock
         return View(
             query,
             self._join(query),
             self._release,
             self._own_loop.check,
             balance,
-            self._store.clock,
+            clock,
             self._failures,
             self._stats,
+            Losses(panic_threshold, query, clock=clock, notices=self._panics, stats=self._stats),
+            checked_where(where, query, self._unmatched, self._stats),
         )
+
+    async def history(self, query: Query, *, since: datetime | float | None = None) -> builtins.list[Change]:
+        """Return what happened to the instances of `query`, the oldest change first.
+
+        `since` is an aware datetime, or seconds before now; without it, all that is kept. An operator makes
+        the stream that keeps it (`natsdisc history enable`), and nothing but this call needs that stream. A
+        value that was replaced before the server copied it is missed. `Removed.last` is what was seen within
+        the time that is read.
+
+        Raises NoHistoryError, InvalidValueError for `since`, UnsupportedServerError for a MemoryStore, and
+        what `list` raises. Example: `await discovery.history(endpoints("shop"), since=3600)`
+        """
+        self._check_open()
+        _check_query(query)
+        return await read_history(self._store, query, since_time(since))
 
     async def check(self, *, timeout: float = 2.0) -> None:
         """Return when the server answers, and every watch, view and registration is well.
@@ -289,7 +426,15 @@ class Discovery(Registering):
         watches = [informer.aclose for informer in self._informers.values()]
         self._informers.clear()
         await Closing(self._store, self._registrar, self._tasks).run(watches, keep=keep)
-        for notices in (self._unreadable, self._untrusted, self._forged, self._stale, self._failures):
+        for notices in (
+            self._unreadable,
+            self._untrusted,
+            self._forged,
+            self._stale,
+            self._failures,
+            self._unmatched,
+            self._panics,
+        ):
             notices.sum_up()
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ __all__ = [
     "InvalidNameError",
     "InvalidQueryError",
     "InvalidValueError",
+    "NoHistoryError",
     "NoInstanceError",
     "NotReadyError",
     "PayloadTooLargeError",
@@ -105,6 +106,10 @@ class NotReadyError(DiscoveryError):
 
 class WrongLoopError(DiscoveryError, RuntimeError):
     """A Discovery, or a watch or view of it, was used outside of the event loop that it belongs to."""
+
+
+class NoHistoryError(DiscoveryError):
+    """A bucket has no history: `natsdisc history enable` makes the stream that keeps one."""
 
 
 class NoInstanceError(DiscoveryError, LookupError):

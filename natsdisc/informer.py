@@ -20,6 +20,7 @@ from .notices import Notices
 from .picture import Picture
 from .stats import Counters
 from .store import Reader, ResyncReason, Sink
+from .where import Matching
 
 __all__ = ["Follower", "Informer"]
 
@@ -31,6 +32,9 @@ class Follower(Protocol):
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Hear of changes, which the picture shows already."""
+
+    def left(self, key: str) -> None:
+        """Hear that an owner unregistered `key`, which the picture does not show any more."""
 
     def synced(self) -> None:
         """Hear that the first picture is complete."""
@@ -73,7 +77,7 @@ class Informer:
         self._timer: Timer | None = None
         self._timer_due = 0.0
         # Made anew by each change, so that a callback may open or close another follower.
-        self._followers: tuple[Follower, ...] = ()
+        self._followers: tuple[tuple[Follower, Matching | None], ...] = ()
         self._stale_since: float | None = None
         self._is_stale_logged = False
         self._trouble: DiscoveryError | None = None
@@ -102,22 +106,22 @@ class Informer:
         """Whether anything follows."""
         return bool(self._followers)
 
-    def follow(self, follower: Follower) -> None:
-        """Tell `follower` of every change from now on."""
-        self._followers += (follower,)
+    def follow(self, follower: Follower, matching: Matching | None = None) -> None:
+        """Tell `follower` of every change from now on, or of those of the `matching` instances only."""
+        self._followers += ((follower, matching),)
         if self._reader is None and self.error is None:
             self._reader = self._open_reader(self)
 
     async def leave(self, follower: Follower) -> None:
         """Tell `follower` no more; close the reader when it was the last one."""
-        self._followers = tuple(other for other in self._followers if other is not follower)
+        self._followers = tuple(pair for pair in self._followers if pair[0] is not follower)
         if not self._followers:
             await self.aclose()
 
     async def aclose(self) -> None:
         """End quietly for every follower, and let go of the picture."""
         followers, self._followers = self._followers, ()
-        for follower in followers:
+        for follower, _ in followers:
             self._guard(follower.ended, None)
         # A view that has ended keeps the picture that it shows. An informer that is still referred to does
         # not.
@@ -143,6 +147,10 @@ class Informer:
         self._schedule()
 
     def delete(self, key: str, reason: RemovalReason) -> None:
+        is_gone = key not in self.picture.live
+        if is_gone and reason is RemovalReason.UNREGISTERED:
+            for follower, _ in self._followers:
+                self._guard(follower.left, key)
         self._tell(self._cache.delete(key, reason, self._clock.time()))
         self._schedule()
 
@@ -174,7 +182,10 @@ class Informer:
                 )
             self._stale_since = None
         if first:
-            for follower in self._followers:
+            for _, matching in self._followers:
+                if matching is not None:
+                    matching.picture.synced = True
+            for follower, _ in self._followers:
                 self._guard(follower.synced)
 
     def stale(self, reason: ResyncReason, error: DiscoveryError) -> None:
@@ -197,13 +208,20 @@ class Informer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for follower in self._followers:
+        for follower, _ in self._followers:
             self._guard(follower.ended, error)
 
     def _tell(self, changes: Sequence[Change]) -> None:
-        if changes:
-            for follower in self._followers:
-                self._guard(follower.changed, changes)
+        if not changes:
+            return
+        # All pictures first: a callback of one follower may look at the view of another.
+        told = [
+            (follower, changes if matching is None else matching.narrow(changes))
+            for follower, matching in self._followers
+        ]
+        for follower, mine in told:
+            if mine:
+                self._guard(follower.changed, mine)
 
     def _guard(self, tell: Callable[..., None], *news: object) -> None:
         """Call a method of a follower. An exception must not keep the news from others, or end the reader."""

@@ -10,7 +10,7 @@ from . import log
 from .changes import Change
 from .choice import Choice
 from .errors import ClosedError, DiscoveryError
-from .model import Event, Query
+from .model import Added, Event, Query
 from .notices import Notices
 from .stats import Counters
 
@@ -40,6 +40,9 @@ class Listeners:
         for change in changes if self._callbacks else ():
             for callback in list(self._callbacks.values()):
                 self._call(callback, change.event)
+
+    def left(self, key: str) -> None:
+        self._choice.left(key)
 
     def synced(self) -> None:
         self._wake.set()
@@ -73,8 +76,13 @@ class Listeners:
         if self.closed:
             raise ClosedError(f"the view of {self._query} was closed")
 
-    def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
-        """Call `callback` with every later event; return a function that ends that."""
+    def subscribe(self, callback: Callable[[Event], object], *, replay: bool) -> Callable[[], None]:
+        """Call `callback` with every later event; return a function that ends that.
+
+        With `replay`, call it first with each present instance as Added. Nothing can change in between.
+        """
+        for instance in self._choice.picture.instances if replay else ():
+            self._call(callback, Added(instance))
         number = next(self._numbers)
         self._callbacks[number] = callback
 

@@ -91,4 +91,5 @@ MEASURES = (
         "Replicas whose content was found to differ from their leader's.",
         _one(lambda stats: stats.wrong_copies),
     ),
+    Measure("panics", "Times that a view lost too many instances at once.", _one(lambda stats: stats.panics)),
 )

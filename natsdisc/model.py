@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from .addresses import check_address
 from .errors import InvalidIdError, InvalidNameError, InvalidQueryError, InvalidValueError
@@ -82,11 +82,15 @@ class Status(StrEnum):
 
 
 class RemovalReason(StrEnum):
-    """Why an instance is gone: its owner left, its lease ran out, or a snapshot did not have it."""
+    """Why an instance is gone: its owner left, its lease ran out, or a snapshot did not have it.
+
+    UNMATCHED means that it is still there, but the `where` function of this watch or view no longer takes it.
+    """
 
     UNREGISTERED = "unregistered"
     EXPIRED = "expired"
     MISSING = "missing"
+    UNMATCHED = "unmatched"
 
 
 def check_name(what: str, name: object) -> None:
@@ -694,6 +698,16 @@ def _freeze_event_extra(
 Spec: TypeAlias = EndpointSpec | ModelSpec | EventChannelSpec | EventSourceSpec
 Instance: TypeAlias = EndpointInstance | ModelInstance | EventChannelInstance | EventSourceInstance
 
+# The kind of instance in an event, a watch or a view. Without one, `Added` means `Added[Instance]`.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    InstanceT_co = TypeVar("InstanceT_co", bound=Instance, covariant=True, default=Instance)
+else:
+    from typing import TypeVar
+
+    InstanceT_co = TypeVar("InstanceT_co", bound=Instance, covariant=True)
+
 # A registry of a hundred thousand instances is read in one go. Its keys prove the names already, so these
 # set the fields of a frozen value without checking them again: four times as fast as the constructor.
 _new = object.__new__
@@ -952,19 +966,19 @@ def models(
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class Added(Generic[InstanceT_co]):
     """An instance is there: new, or (for an id that was already added) changed."""
 
-    instance: Instance
+    instance: InstanceT_co
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(Generic[InstanceT_co]):
     """An instance is gone; `last` is what it was when last seen."""
 
     id: InstanceId
     reason: RemovalReason
-    last: Instance | None = field(default=None, compare=False)
+    last: InstanceT_co | None = field(default=None, compare=False)
 
 
 Event: TypeAlias = Added | Removed

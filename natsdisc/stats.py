@@ -47,6 +47,7 @@ class Stats:
     reregistrations: int
     swept: int
     wrong_copies: int
+    panics: int
     queries: Mapping[Query, QueryState]
     registrations: Mapping[str, int]
 
@@ -70,6 +71,7 @@ class Counters:
     reregistrations: int = 0
     swept: int = 0
     wrong_copies: int = 0
+    panics: int = 0
 
     def note_renewals(self, count: int, seconds: float) -> None:
         """Count leases that were renewed together."""
@@ -94,6 +96,7 @@ class Counters:
             reregistrations=self.reregistrations,
             swept=self.swept,
             wrong_copies=self.wrong_copies,
+            panics=self.panics,
             queries=MappingProxyType(queries),
             registrations=MappingProxyType(registrations),
         )

@@ -1,6 +1,6 @@
 """For users' tests: what a test needs to do to a Discovery, or a registry, that a program never would.
 
-The fixtures of the pytest plugin are in `natsdisc.pytest_plugin`.
+The fixtures of the pytest plugin are in `pytest_natsdisc`.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ import asyncio
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from .changes import Change, PendingChanges
 from .errors import ClosedError, DiscoveryError
 from .informer import Follower, Informer
-from .model import Event
+from .model import Added, InstanceT_co, Removed
 from .stats import Counters
+from .where import Matches, Matching
 
 __all__ = ["EventQueue", "Watch"]
 
@@ -20,7 +21,7 @@ __all__ = ["EventQueue", "Watch"]
 _EVENTS_PER_TURN = 500
 
 
-class Watch:
+class Watch(Generic[InstanceT_co]):
     """The events of a query, as an async iterator and an async context manager.
 
     It starts with the first use. A failure that cannot be repaired raises out of the iterator, and again at
@@ -34,14 +35,15 @@ class Watch:
         release: Callable[[Informer, Follower], None],
         check_loop: Callable[[], None],
         stats: Counters,
+        matches: Matches | None = None,
     ) -> None:
         self._join = join
         self._release = release
         self._check_loop = check_loop
-        self._queue = EventQueue(stats)
+        self._queue = EventQueue(stats, matches)
         self._informer: Informer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._finalizer: weakref.finalize[..., Watch] | None = None
+        self._finalizer: weakref.finalize[..., Watch[Any]] | None = None
 
     def _start(self) -> None:
         self._check_loop()
@@ -58,7 +60,7 @@ class Watch:
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Coroutine[Any, Any, Event]:
+    def __anext__(self) -> Coroutine[Any, Any, Added[InstanceT_co] | Removed[InstanceT_co]]:
         """Return the next event.
 
         Raises StopAsyncIteration once the watch is closed, and the error that ended it for good.
@@ -100,8 +102,9 @@ class Watch:
 class EventQueue:
     """The follower behind a Watch. It outlives a dropped Watch until it is released."""
 
-    def __init__(self, stats: Counters) -> None:
+    def __init__(self, stats: Counters, matches: Matches | None = None) -> None:
         self._stats = stats
+        self._matches = matches
         self._pending = PendingChanges()
         self._wake = asyncio.Event()
         self._taken = 0
@@ -111,15 +114,20 @@ class EventQueue:
 
     def start(self, informer: Informer) -> None:
         """Begin with the instances that `informer` knows, and follow it."""
-        self._pending = PendingChanges(informer.picture.live)
-        self._is_synced = informer.picture.synced
+        matching = None if self._matches is None else Matching(self._matches, informer.picture)
+        picture = informer.picture if matching is None else matching.picture
+        self._pending = PendingChanges(picture.live)
+        self._is_synced = picture.synced
         if informer.error is not None:
             self.ended(informer.error)
-        informer.follow(self)
+        informer.follow(self, matching)
 
     def changed(self, changes: Sequence[Change]) -> None:
         self._stats.conflated += self._pending.push(changes)
         self._wake.set()
+
+    def left(self, key: str) -> None:
+        """A removal of what is not shown is no event."""
 
     def synced(self) -> None:
         self._is_synced = True
@@ -132,7 +140,7 @@ class EventQueue:
             self._pending = PendingChanges()  # nothing reads it any more
         self._wake.set()
 
-    async def next(self, _watch: Watch) -> Event:
+    async def next(self, _watch: Watch[Any]) -> Any:
         """Return the next event as soon as there is one; see `Watch.__anext__`."""
         while True:
             if self.closed and self._error is None:

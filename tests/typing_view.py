@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, assert_type
 
 from natsdisc import (
+    Added,
     Discovery,
     EndpointInstance,
+    Event,
     Instance,
     InstanceId,
     ModelInstance,
     Query,
+    Removed,
     Selection,
+    Service,
     Transport,
     View,
+    Watch,
     balance,
     endpoints,
     models,
@@ -37,6 +42,45 @@ async def picking(discovery: Discovery) -> str:
         seen = view.version
         seen = await view.changed(seen)
         return str(view.pick().transport.address)
+
+
+async def watching(discovery: Discovery) -> None:
+    async with discovery.list_and_watch(endpoints("shop"), where=lambda one: one.metadata) as watch:
+        assert_type(watch, Watch[EndpointInstance])
+        async for event in watch:
+            assert_type(event, Added[EndpointInstance] | Removed[EndpointInstance])
+            match event:
+                case Added(instance):
+                    assert_type(instance, EndpointInstance)
+                case Removed(_, _, last):
+                    assert_type(last, EndpointInstance | None)
+    assert_type(discovery.list_and_watch(models()), Watch[ModelInstance])
+    assert_type(await discovery.list(models(), where=lambda card: card.card), list[ModelInstance])
+    assert_type(await discovery.services(), list[Service])
+
+
+def any_event(event: Event) -> Added:
+    """Without a kind of instance, an event is of any."""
+    assert isinstance(event, Added)
+    assert_type(event.instance, Instance)
+    return event
+
+
+async def calling(discovery: Discovery) -> None:
+    view = discovery.view(endpoints(), where=lambda one: one.transport.kind == "http", panic_threshold=0.2)
+
+    async def ask(instance: EndpointInstance) -> int:
+        return instance.instance_id
+
+    assert_type(await view.call(ask), int)
+    assert_type(await view.call(ask, key="user", attempts=3, timeout=1, retry_on=(OSError, KeyError)), int)
+
+    def hear(event: Added[EndpointInstance] | Removed[EndpointInstance]) -> None: ...
+
+    def hear_any(event: Event) -> None: ...
+
+    view.subscribe(hear, replay=True)
+    view.subscribe(hear_any)
 
 
 async def cards(discovery: Discovery) -> Any:

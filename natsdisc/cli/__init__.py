@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -13,6 +14,7 @@ def main() -> None:
     """Run the command line and exit with its code; 2 when the `cli` extra is not installed."""
     try:
         from .app import cli
+        from .output import prepare
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
@@ -20,4 +22,14 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    cli(prog_name="natsdisc")
+    prepare()
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    try:
+        if not ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli(prog_name="natsdisc")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        # From here on nothing is left to close: Ctrl-C may end the process as it stands.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL)

@@ -59,6 +59,11 @@ _WIDTH = 100
     "write everything in the account: see docs/security.md.",
 )
 @click.option(
+    "--history",
+    is_flag=True,
+    help="Also the history (see natsdisc history): reading it, and for an operator making and deleting it.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["conf", "nsc", "json"]),
@@ -77,6 +82,7 @@ def acl(
     domain: str | None,
     api_prefix: str | None,
     create: bool,
+    history: bool,
     form: str,
 ) -> None:
     """Print the permissions that a NATS user of a role needs, and no more.
@@ -110,6 +116,7 @@ def acl(
         domain=domain,
         api_prefix=api_prefix,
         create=create,
+        history=history,
     )
     if form == "json":
         say_json(pretty(allowed.as_dict()))

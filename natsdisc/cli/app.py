@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from typing import Any
 
@@ -17,10 +15,12 @@ from .credentials import hidden
 from .demo import demo
 from .demo_worker import demo_worker
 from .doctor import doctor
-from .drain import drain
+from .drain import disable, drain, enable
+from .export import export
 from .failure import ExitCode, Failure
+from .history import history
 from .ls import ls
-from .output import say_text
+from .output import discard, say_text
 from .prune import prune
 from .register import register
 from .run import Stopped
@@ -59,9 +59,10 @@ class _Group(click.Group):
             ctx.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
             # The reader has what it wanted. What is still buffered must not fail at the interpreter's end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard()
             ctx.exit(ExitCode.FINE)
         except OSError as error:
+            discard()
             raise Failure(str(error)) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -105,6 +106,10 @@ for _command in (
     register,
     unregister,
     drain,
+    disable,
+    enable,
+    history,
+    export,
     status,
     doctor,
     prune,

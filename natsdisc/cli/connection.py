@@ -18,138 +18,98 @@ from natsdisc import Discovery
 from natsdisc.safe import without_credentials
 from natsdisc.store.jetstream.subjects import Subjects
 
-from .context import load_context, selected_context
+from .context import context_names, load_context, selected_context
 from .credentials import hide, read_secret, split_url
 from .keys import signing_options
 from .layers import LOGIN, SETTINGS, WHERE, layered
 from .progress import progress
 from .waiting import Tell, Waiting
 
-__all__ = ["Connection", "connection_options"]
+__all__ = ["Connection", "connection_of", "connection_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 _FILE = click.Path(exists=True, dir_okay=False)
+
+
+def _option(*names: str, nats: str | None = None, help: str, **settings: Any) -> Callable[[_F], _F]:
+    """Return a connection's option. Its variables are NATSDISC_ and its name, and the one of NATS tools."""
+    variable = f"NATSDISC_{names[0].removeprefix('--').replace('-', '_').upper()}"
+    return click.option(
+        *names,
+        envvar=[variable] if nats is None else [variable, nats],
+        show_envvar=True,
+        help=help,
+        **settings,
+    )
+
+
 # The parameters are named like the keys of a context, so that both can be laid over each other.
 _OPTIONS: tuple[Callable[[_F], _F], ...] = (
-    click.option(
+    _option(
         "--server",
         "-s",
         "url",
-        envvar="NATS_URL",
-        show_envvar=True,
+        nats="NATS_URL",
         metavar="URL[,URL...]",
         help=f"The NATS servers; without any, {_DEFAULT_URL}.",
     ),
-    click.option(
+    _option(
         "--context",
-        envvar="NATS_CONTEXT",
-        show_envvar=True,
+        nats="NATS_CONTEXT",
         metavar="NAME",
+        shell_complete=lambda ctx, param, incomplete: context_names(incomplete),
         help="A context of the nats command. Options win over it; it wins over the environment. Without a "
         "server and a context, the one that `nats context select` chose counts.",
     ),
-    click.option(
-        "--creds",
-        type=_FILE,
-        envvar="NATS_CREDS",
-        show_envvar=True,
-        help="A credentials file (JWT and NKey).",
-    ),
-    click.option(
-        "--nkey", type=_FILE, envvar="NATS_NKEY", show_envvar=True, help="A file with an NKey seed."
-    ),
-    click.option("--user", envvar="NATS_USER", show_envvar=True, help="A user name."),
-    click.option(
+    _option("--creds", type=_FILE, nats="NATS_CREDS", help="A credentials file (JWT and NKey)."),
+    _option("--nkey", type=_FILE, nats="NATS_NKEY", help="A file with an NKey seed."),
+    _option("--user", nats="NATS_USER", help="A user name."),
+    _option(
         "--password",
-        envvar="NATS_PASSWORD",
-        show_envvar=True,
-        help="The user's password. Everybody on this machine can read it in the list of processes: give a "
-        "--password-file, or the variable.",
+        nats="NATS_PASSWORD",
+        help="The user's password. Everybody on this machine can read it in the list of processes: use "
+        "--password-file or the variable.",
     ),
-    click.option(
+    _option(
         "--password-file",
         type=_FILE,
-        envvar="NATS_PASSWORD_FILE",
-        show_envvar=True,
+        nats="NATS_PASSWORD_FILE",
         help="A file whose first line is the password.",
     ),
-    click.option(
+    _option(
         "--token",
-        envvar="NATS_TOKEN",
-        show_envvar=True,
-        help="An authentication token. It shows in the list of processes, as --password does.",
+        nats="NATS_TOKEN",
+        help="An authentication token. Like --password, it shows in the list of processes.",
     ),
-    click.option(
-        "--token-file",
-        type=_FILE,
-        envvar="NATS_TOKEN_FILE",
-        show_envvar=True,
-        help="A file whose first line is the token.",
+    _option("--token-file", type=_FILE, nats="NATS_TOKEN_FILE", help="A file whose first line is the token."),
+    _option("--tlscert", "cert", type=_FILE, nats="NATS_CERT", help="Our TLS certificate."),
+    _option("--tlskey", "key", type=_FILE, nats="NATS_KEY", help="The certificate's private key."),
+    _option(
+        "--tlsca", "ca", type=_FILE, nats="NATS_CA", help="The authorities to trust, instead of the system's."
     ),
-    click.option(
-        "--tlscert", "cert", type=_FILE, envvar="NATS_CERT", show_envvar=True, help="Our TLS certificate."
-    ),
-    click.option(
-        "--tlskey",
-        "key",
-        type=_FILE,
-        envvar="NATS_KEY",
-        show_envvar=True,
-        help="The certificate's private key.",
-    ),
-    click.option(
-        "--tlsca",
-        "ca",
-        type=_FILE,
-        envvar="NATS_CA",
-        show_envvar=True,
-        help="Whom to trust, instead of the system.",
-    ),
-    click.option(
+    _option(
         "--inbox-prefix",
-        envvar="NATS_INBOX_PREFIX",
-        show_envvar=True,
+        nats="NATS_INBOX_PREFIX",
         metavar="SUBJECT",
-        help="Where to be answered, for a user that may not listen to _INBOX.>.",
+        help="The subject for replies, for a user that may not subscribe to _INBOX.>.",
     ),
-    click.option(
-        "--domain",
-        envvar="NATSDISC_DOMAIN",
-        show_envvar=True,
-        metavar="NAME",
-        help="The JetStream domain of the registry.",
-    ),
-    click.option(
+    _option("--domain", metavar="NAME", help="The JetStream domain of the registry."),
+    _option(
         "--api-prefix",
-        envvar="NATSDISC_API_PREFIX",
-        show_envvar=True,
         metavar="SUBJECT",
         help="The subject under which this account imports JetStream from another one.",
     ),
-    click.option(
-        "--bucket-prefix",
-        default="",
-        envvar="NATSDISC_BUCKET_PREFIX",
-        show_envvar=True,
-        help="Which of several registries on the server.",
-    ),
-    click.option(
-        "--signer",
-        type=_FILE,
-        envvar="NATSDISC_SIGNER",
-        show_envvar=True,
-        help="A file with the NKey seed that signs what is written.",
-    ),
-    click.option(
+    _option("--bucket-prefix", default="", help="Which of several registries on the server."),
+    _option("--signer", type=_FILE, help="A file with the NKey seed that signs what is written."),
+    _option(
         "--trusted",
         type=_FILE,
-        envvar="NATSDISC_TRUSTED",
-        show_envvar=True,
         help="A JSON file of the public NKeys whose entries count, by namespace; * is every namespace.",
     ),
 )
+_PARAMETERS = (*SETTINGS, "password_file", "token_file", "context", "bucket_prefix", "signer", "trusted")
 _SECRET_FILES = {"password_file": "password", "token_file": "token"}
 
 
@@ -196,38 +156,39 @@ def connection_options(command: _F) -> _F:
     """Give a command the connection's options, as one argument `connection`."""
 
     @functools.wraps(command)
-    def with_connection(
-        *args: Any,
-        context: str | None,
-        bucket_prefix: str,
-        signer: str | None,
-        trusted: str | None,
-        **others: Any,
-    ) -> Any:
-        given: dict[str, str] = {}
-        environment: dict[str, str] = {}
-        for name in (*SETTINGS, *_SECRET_FILES):
-            value = others.pop(name)
-            if value:
-                source = click.get_current_context().get_parameter_source(name)
-                layer = environment if source is ParameterSource.ENVIRONMENT else given
-                if name in _SECRET_FILES:
-                    option = f"--{name.replace('_', '-')}"
-                    name, value = _SECRET_FILES[name], read_secret(value, option)
-                    if name in layer:
-                        raise click.UsageError(f"{option} and --{name} exclude each other.")
-                layer[name] = value
-        if context is None and "url" not in given | environment:
-            context = selected_context()
-        named = load_context(context) if context is not None else {}
-        settings = layered(given, named, environment)
-        connection = _connection(settings, bucket_prefix, signing_options(signer, trusted))
-        return command(*args, connection=connection, **others)
+    def with_connection(*args: Any, **others: Any) -> Any:
+        for name in _PARAMETERS:
+            others.pop(name)
+        return command(*args, connection=connection_of(click.get_current_context()), **others)
 
     result: Any = with_connection
     for option in reversed(_OPTIONS):
         result = option(result)
     return result  # type: ignore[no-any-return]
+
+
+def connection_of(ctx: click.Context) -> Connection:
+    """Return the connection that the options of `ctx` mean. Raises click.UsageError."""
+    given: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    for name in (*SETTINGS, *_SECRET_FILES):
+        value = ctx.params[name]
+        if value:
+            source = ctx.get_parameter_source(name)
+            layer = environment if source is ParameterSource.ENVIRONMENT else given
+            if name in _SECRET_FILES:
+                option = f"--{name.replace('_', '-')}"
+                name, value = _SECRET_FILES[name], read_secret(value, option)
+                if name in layer:
+                    raise click.UsageError(f"{option} and --{name} exclude each other.")
+            layer[name] = value
+    context = ctx.params["context"]
+    if context is None and "url" not in given | environment:
+        context = selected_context()
+    named = load_context(context) if context is not None else {}
+    settings = layered(given, named, environment)
+    signing = signing_options(ctx.params["signer"], ctx.params["trusted"])
+    return _connection(settings, ctx.params["bucket_prefix"] or "", signing)
 
 
 def _connection(settings: Mapping[str, str], bucket_prefix: str, signing: Mapping[str, Any]) -> Connection:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["load_context", "selected_context"]
+__all__ = ["context_names", "load_context", "selected_context"]
 
 _KEYS = ("url", "user", "password", "token", "creds", "nkey", "cert", "key", "ca", "inbox_prefix")
 # What natsdisc calls them, and what the nats command does.
@@ -16,8 +16,19 @@ _RENAMED = {"domain": "jetstream_domain", "api_prefix": "jetstream_api_prefix"}
 _FILES = ("creds", "nkey", "cert", "key", "ca")
 
 
+def context_names(beginning: str = "") -> list[str]:
+    """Return the names of the contexts that are there, sorted, for completion."""
+    try:
+        return sorted(file.stem for file in _folder().glob("*.json") if file.stem.startswith(beginning))
+    except OSError:
+        return []
+
+
 def load_context(name: str) -> dict[str, str]:
-    """Return what the context `name` says, without what it leaves empty. Raises click.UsageError."""
+    """Return the settings of the context `name`, without those that it leaves empty.
+
+    Raises click.UsageError.
+    """
     folder = _folder()
     path = folder / f"{name}.json"
     if not name or path.parent != folder or path.name != f"{name}.json":
@@ -25,7 +36,7 @@ def load_context(name: str) -> dict[str, str]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        known = ", ".join(context_names()) or "none"
         raise click.UsageError(f"There is no context {name!r} in {folder} (there: {known}).") from None
     except (OSError, ValueError) as error:
         raise click.UsageError(f"The context {path} cannot be read: {error}") from error

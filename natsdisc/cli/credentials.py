@@ -17,16 +17,9 @@ _SHORTEST = 3
 _USERINFO = re.compile(r"(?<=://)(?:(?!,\s*\w+://)\S)*@")
 _LONGEST_FILE = 64 * 1024  # bytes
 # What a program that `register -- COMMAND` runs does not get, unless it is asked for.
-_SECRET_VARIABLES = (
-    "NATS_CREDS",
-    "NATS_KEY",
-    "NATS_NKEY",
-    "NATSDISC_SIGNER",
-    "NATS_PASSWORD",
-    "NATS_PASSWORD_FILE",
-    "NATS_TOKEN",
-    "NATS_TOKEN_FILE",
-)
+_SECRETS = ("CREDS", "KEY", "TLSKEY", "NKEY", "SIGNER", "PASSWORD", "PASSWORD_FILE", "TOKEN", "TOKEN_FILE")
+_SECRET_VARIABLES = {f"{prefix}_{name}" for prefix in ("NATS", "NATSDISC") for name in _SECRETS}
+_URL_VARIABLES = ("NATS_URL", "NATSDISC_SERVER")
 
 _known: set[str] = set()
 
@@ -75,7 +68,8 @@ def split_url(url: str) -> tuple[str, str | None, str | None]:
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without the credentials of NATS, for a program that has its own business."""
     kept = {name: value for name, value in environment.items() if name not in _SECRET_VARIABLES}
-    if "@" in kept.get("NATS_URL", ""):
-        urls = re.split(r",\s*(?=\w+://)", kept["NATS_URL"])
-        kept["NATS_URL"] = ",".join(split_url(url)[0] for url in urls)
+    for name in _URL_VARIABLES:
+        if "@" in kept.get(name, ""):
+            urls = re.split(r",\s*(?=\w+://)", kept[name])
+            kept[name] = ",".join(split_url(url)[0] for url in urls)
     return kept

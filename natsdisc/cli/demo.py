@@ -51,6 +51,10 @@ _ARRIVE = {_endpoint(name): "live" for name in (_STAYS, _LEAVES, _DIES)} | {_mod
 _LEAVE = {_endpoint(_LEAVES): "unregistered"}
 _DIE = {_endpoint(_DIES): "expired", _model(_DIES): "expired"}
 _SUMMARY = "as expected: 4 added, 1 unregistered, 2 expired, 1 left"
+_NEXT = (
+    "try it yourself: natsdisc serve; in a second terminal natsdisc top; in a third "
+    "natsdisc register shop/cart/web -t http=http://127.0.0.1:8000 -- python3 -m http.server 8000"
+)
 _EXPECTED = Counter([*((id, "added") for id in _ARRIVE), *_LEAVE.items(), *_DIE.items()])
 
 
@@ -93,6 +97,7 @@ class _Story:
                         await self._play(server.url, discovery, keep, _Background(group))
                 except BaseExceptionGroup as failures:
                     raise failures.exceptions[0] from None
+        screen.say("next", _NEXT)
         screen.say("done", _SUMMARY)
 
     def say_stopped(self) -> None:

@@ -17,6 +17,7 @@ from natsdisc.model import Added, EndpointInstance, Event, Instance, InstanceId
 
 from .demo_fleet import Worker
 from .output import cell, on_terminal, say
+from .path import path_of
 from .render import detail
 
 __all__ = ["Registry", "Screen"]
@@ -103,10 +104,12 @@ class Screen:
         """Show what was seen."""
         word = self._registry.take(event)
         if isinstance(event, Added):
-            self.say(word, f"{_kind(event.instance):8}  {event.instance.id}  {detail(event.instance)}")
+            self.say(
+                word, f"{_kind(event.instance):8}  {path_of(event.instance.id)}  {detail(event.instance)}"
+            )
         else:
             last = self._registry.instances.get(event.id)
-            self.say(word, f"{_kind(last):8}  {event.id}  {event.reason}")
+            self.say(word, f"{_kind(last):8}  {path_of(event.id)}  {event.reason}")
 
     def say(self, word: str, text: str) -> None:
         """Show one line."""
@@ -133,7 +136,7 @@ class Screen:
             id = instance.id
             state = self._registry.states[id]
             table.add_row(
-                cell(str(id)),
+                cell(path_of(id)),
                 cell(_serves(instance)),
                 self._worker(id),
                 Text(state, _STYLES.get(state, "")),

@@ -8,9 +8,10 @@ import click
 
 from natsdisc.acl import Role
 
-from .checks import Patient, check
 from .connection import Connection, connection_options
 from .credentials import hidden
+from .doctor_checks import check
+from .doctor_target import Target
 from .failure import ExitCode
 from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
 from .output import pretty, say, say_json
@@ -64,8 +65,9 @@ def doctor(
 ) -> None:
     """Check everything between here and a registry; each line is ok, or says what to do.
 
-    It connects, asks what this user may do, looks at the buckets, and registers, sees and unregisters an
-    endpoint of its own. It ends with 1 when something is broken.
+    It connects, asks what this user may do, and looks at the buckets. It sends the mark of a removal through
+    the bucket and back; nothing is registered, and no watch, list or view of others shows anything. It exits
+    with 1 when something is broken.
 
     With --audit it looks at each message of the buckets. It names schedules that are no lease (they can write
     to any key, again and again), what else lies in the place of leases, values that are no registration, and
@@ -73,7 +75,7 @@ def doctor(
     """
     if component is not None and namespace is None:
         raise click.UsageError("--component needs its --namespace.")
-    patient = Patient(
+    target = Target(
         connection=connection,
         role=Role(role),
         namespace=namespace,
@@ -82,17 +84,17 @@ def doctor(
         audit=audit,
         options={"replicas": replicas, "storage": storage},
     )
-    patient.permissions(patient.role)  # bad names are told before anything is asked
-    findings = run(_examine(patient, as_json), quiet=True)
+    target.permissions(target.role)  # bad names are told before anything is asked
+    findings = run(_examine(target, as_json), quiet=True)
     if as_json:
         say_json(pretty([dataclasses.asdict(finding) for finding in findings]))
     if any(finding.state == BROKEN for finding in findings):
         click.get_current_context().exit(ExitCode.FAILED)
 
 
-async def _examine(patient: Patient, quiet: bool) -> list[Finding]:
+async def _examine(target: Target, quiet: bool) -> list[Finding]:
     findings: list[Finding] = []
-    work = check(patient)
+    work = check(target)
     while True:
         async with progress("checking", in_logs=False):
             finding = await anext(work, None)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 
 import click
@@ -11,14 +15,60 @@ from rich.text import Text
 
 from natsdisc.safe import safe, safe_json
 
-__all__ = ["cell", "on_terminal", "overwrite", "pretty", "say", "say_json", "say_text"]
+__all__ = [
+    "cell",
+    "discard",
+    "muted",
+    "on_terminal",
+    "overwrite",
+    "prepare",
+    "pretty",
+    "say",
+    "say_json",
+    "say_text",
+]
 
 # A text, or a text and its colour, which only a terminal gets.
 Part: TypeAlias = str | tuple[str, str]
 
 
+def prepare() -> None:
+    """Make stdin, stdout and stderr usable: some may be closed, or unable to show each character."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Whatever is opened next must not become our stdout.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def discard() -> None:
+    """Send what is still buffered for stdout nowhere: its reader has gone, or its disk is full."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Write nothing to stderr within the block, whoever writes there."""
+    kept, sys.stderr = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = kept
+
+
 def on_terminal(*, err: bool = False) -> bool:
-    """Return whether a person looks at stdout, or with `err` at stderr."""
+    """Return whether stdout, or with `err` stderr, is a terminal."""
     return (sys.stderr if err else sys.stdout).isatty()
 
 
@@ -34,7 +84,11 @@ def say(*parts: Part, err: bool = False) -> None:
 
 def say_json(document: str) -> None:
     """Write a JSON document; its line breaks stay, and what stands in its strings is escaped."""
-    click.echo(safe_json(document))
+    text = safe_json(document)
+    encoding = sys.stdout.encoding or "utf-8"
+    if encoding.lower().replace("-", "") != "utf8":
+        text = ascii_json(text)
+    click.echo(text)
 
 
 def say_text(text: str, *, err: bool = False) -> None:
@@ -56,3 +110,8 @@ def overwrite(text: str, width: int) -> None:
 def cell(text: str, style: str = "") -> Text:
     """Return `text` for rich: safe, and without a meaning as markup."""
     return Text(safe(text), style)
+
+
+def ascii_json(document: str) -> str:
+    """Return a JSON document with each character outside of ASCII as its escape; the meaning stays."""
+    return re.sub("[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], document)

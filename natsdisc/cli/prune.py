@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import click
 
 from .connection import Connection, connection_options
+from .options import SPAN
 from .output import pretty, say, say_json
 from .pruning import Fate, Outcome, Pruning
 from .render import json_option
@@ -14,29 +13,15 @@ from .run import run
 
 __all__ = ["prune"]
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not an age such as 90s, 15m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
-
 
 @click.command(short_help="Remove what has no lease, by pattern or age.")
 @click.argument("pattern", required=False)
-@click.option(
-    "--older-than", callback=_seconds, metavar="AGE", help="Last written so long ago: 90s, 15m, 2h, 7d."
-)
+@click.option("--older-than", type=SPAN, metavar="AGE", help="Last written so long ago: 90s, 15m, 2h, 7d.")
 @click.option(
     "--wait",
-    callback=_seconds,
+    type=SPAN,
     default="60s",
     show_default=True,
-    metavar="TIME",
     help="How long to wait for owners that may be alive.",
 )
 @click.option(

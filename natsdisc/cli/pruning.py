@@ -22,7 +22,9 @@ from natsdisc.store.jetstream.inspector import Inspector
 from natsdisc.store.jetstream.messages import OWNER
 
 from .connection import Connection
+from .path import path_of
 from .progress import Progress, progress
+from .render import span_text
 
 __all__ = ["Fate", "Outcome", "Pruning"]
 
@@ -159,7 +161,7 @@ class Pruning:
                 str(kind),
                 paths[key],
                 key,
-                f"its lease should have ended {_span(overdue[key])} ago",
+                f"its lease should have ended {span_text(overdue[key])} ago",
                 overdue[key],
             )
             for key in chosen
@@ -259,15 +261,8 @@ async def _overwrite(admin: Admin, one: Oddity) -> Fate:
 def _path(kind: Kind, key: str) -> str:
     """As it is printed everywhere; a key that is nobody's stands for itself."""
     id = keys.parse_key(kind, key)
-    return str(id) if id is not None else key
+    return path_of(id) if id is not None else key
 
 
 def _line(one: _Found, fate: Fate) -> Outcome:
-    return Outcome(fate, str(one.kind), one.path, one.key, f"written {_span(one.age)} ago", one.age)
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return Outcome(fate, str(one.kind), one.path, one.key, f"written {span_text(one.age)} ago", one.age)

@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
 
 from natsdisc import wire
 from natsdisc.model import (
@@ -26,22 +22,25 @@ from natsdisc.model import (
 from natsdisc.safe import safe, safe_json
 from natsdisc.store.jetstream.copies import Difference
 
-from .output import cell, on_terminal, say
+from .path import path_of
 
 __all__ = [
     "counted",
     "detail",
+    "event_fields",
     "event_json",
+    "fields_of",
+    "instance_json",
     "instances_json",
     "json_option",
+    "objects_json",
     "rows_of",
-    "show_table",
+    "span_text",
+    "status_of",
     "wrong_copy",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_GAP = 2
-_LONG = ("ADDRESS", "METADATA", "MODEL")  # these are folded first where a terminal is narrow
 
 
 def json_option(command: _F) -> _F:
@@ -59,92 +58,125 @@ def wrong_copy(bucket: str, difference: Difference) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """As in "1 message", "2 messages"."""
+    """Return a number and its noun, as in "1 message", "2 messages"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def span_text(seconds: float) -> str:
+    """Return a span of time in its largest unit that leaves two of it or more."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def status_of(instance: Instance) -> str:
+    """Return whether an instance takes work: `serving`, or why it takes none; model cards always do."""
+    return str(instance.status) if isinstance(instance, EndpointInstance) else str(Status.SERVING)
+
+
+def fields_of(instance: Instance) -> dict[str, Any]:
+    """Return an instance as programs read it: the object that is stored, and its place as `id`.
+
+    JavaScript loses digits of the number `instance_id`; the place holds them all.
+    """
+    return {"id": path_of(instance.id), **json.loads(wire.dumps(instance))}
+
+
+def instance_json(instance: Instance) -> str:
+    """Return the object of `fields_of` on one line."""
+    return safe_json(compact(fields_of(instance)))
+
+
 def instances_json(instances: Iterable[Instance]) -> str:
-    """Return one array of the objects as they are on the wire, one a line."""
-    lines = ",\n".join(safe_json(wire.dumps(instance).decode()) for instance in instances)
+    """Return one array of the objects as `fields_of` has them, one a line."""
+    return objects_json(map(fields_of, instances))
+
+
+def objects_json(objects: Iterable[dict[str, Any]]) -> str:
+    """Return one array of `objects`, one a line."""
+    lines = ",\n".join(safe_json(compact(one)) for one in objects)
     return f"[\n{lines}\n]" if lines else "[]"
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return an event as programs read it."""
+    if isinstance(event, Added):
+        instance = event.instance
+        return {"event": "added", "id": path_of(instance.id), "instance": fields_of(instance)}
+    return {"event": "removed", "id": path_of(event.id), "reason": str(event.reason)}
 
 
 def event_json(event: Event) -> str:
     """Return an event as one line of JSON."""
-    if isinstance(event, Added):
-        return safe_json(f'{{"event":"added","instance":{wire.dumps(event.instance).decode()}}}')
-    fields = {"event": "removed", "id": str(event.id), "reason": event.reason}
-    return safe_json(_compact(fields))
+    return safe_json(compact(event_fields(event)))
 
 
 def detail(instance: Instance) -> str:
-    """What an instance is, in a few words: where it is reached, or which model it is."""
+    """Return an instance in a few words: the way to reach it and its status, or its model's name."""
     if isinstance(instance, EndpointInstance):
-        mark = "" if instance.status is Status.SERVING else f"  {instance.status}"
+        status = status_of(instance)
+        mark = "" if status == Status.SERVING else f"  {status}"
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}") + mark
     if isinstance(instance, EventChannelInstance):
         return safe(f"{instance.transport.kind} {_text(instance.transport.address)}")
     return (
-        _model_name(instance.card) if isinstance(instance, ModelInstance) else safe(_text(instance.metadata))
+        model_name(instance.card) if isinstance(instance, ModelInstance) else safe(_text(instance.metadata))
     )
 
 
 _HEADS = {
     Kind.ENDPOINT: ["TRANSPORT", "ADDRESS", "METADATA"],
-    Kind.MODEL: ["SUFFIX", "MODEL", "CARD"],
+    Kind.MODEL: ["MODEL", "CARD"],
     Kind.EVENT_CHANNEL: ["TOPIC", "TRANSPORT"],
     Kind.EVENT_SOURCE: ["TOPIC", "METADATA"],
 }
 
 
-def rows_of(kind: Kind, instances: Sequence[Instance]) -> tuple[list[str], list[list[str]]]:
-    """The heading and the rows of a table; columns that would be empty are left out."""
-    head = ["NAMESPACE", "COMPONENT", "ENDPOINT", "INSTANCE"]
+def rows_of(
+    kind: Kind, instances: Sequence[Instance], extra: Sequence[tuple[str, Sequence[str]]] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows of a table; columns that would be empty are left out.
+
+    `extra` holds further columns: each a heading and a text for each instance.
+    """
+    head = ["INSTANCE", "STATUS"]
     head += _HEADS[kind]
-    optional = "SUFFIX" if kind is Kind.MODEL else _HEADS[kind][-1]
     rows = [[safe(cell) for cell in _cells(instance)] for instance in instances]
-    at = head.index(optional)
-    if not any(row[at] for row in rows):
+    if all(row[1] == Status.SERVING for row in rows):
+        for row in rows:
+            row[1] = ""
+    for title, texts in extra:
+        head.insert(2, title)
+        for row, text in zip(rows, texts, strict=True):
+            row.insert(2, safe(text))
+    empty = [at for at in range(len(head)) if not any(row[at] for row in rows)]
+    for at in reversed(empty):
         for cells in (head, *rows):
             del cells[at]
     return head, rows
 
 
-def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal, aligned plain text elsewhere."""
-    if on_terminal():
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for title in head:
-            table.add_column(title.capitalize(), overflow="fold", no_wrap=title not in _LONG)
-        for row in rows:
-            table.add_row(*map(cell, row))
-        Console().print(table)
-        return
-    widths = [max(map(cell_len, column)) + _GAP for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        say("".join(padded).rstrip())
-
-
-def _cells(instance: Instance) -> list[str]:
-    place = [instance.namespace, instance.component, instance.endpoint, f"{instance.instance_id:x}"]
-    if isinstance(instance, EndpointInstance):
-        metadata = _compact(dict(instance.metadata)) if instance.metadata else ""
-        return [*place, instance.transport.kind, _text(instance.transport.address), metadata]
-    if not isinstance(instance, ModelInstance):
-        return [*place, instance.topic, detail(instance)]
-    size = len(_compact(instance.card).encode())
-    return [*place, instance.model_suffix or "", _model_name(instance.card), f"{size} B"]
-
-
-def _model_name(card: Any) -> str:
+def model_name(card: Any) -> str:
+    """Return the name that a model card shows, made safe."""
     name = card.get("display_name") if isinstance(card, dict) else None
     return safe(name) if isinstance(name, str) and name else "-"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _compact(value)
-
-
-def _compact(value: Any) -> str:
+def compact(value: Any) -> str:
+    """Return `value` as JSON on one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _cells(instance: Instance) -> list[str]:
+    place = [path_of(instance.id), status_of(instance)]
+    if isinstance(instance, EndpointInstance):
+        metadata = compact(dict(instance.metadata)) if instance.metadata else ""
+        return [*place, instance.transport.kind, _text(instance.transport.address), metadata]
+    if not isinstance(instance, ModelInstance):
+        return [*place, instance.topic, detail(instance)]
+    return [*place, model_name(instance.card), f"{len(compact(instance.card).encode())} B"]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else compact(value)

@@ -19,8 +19,11 @@ from .output import pretty, say, say_json
 from .progress import progress
 from .render import counted, json_option, wrong_copy
 from .run import run
+from .void import bucket_names
 
 __all__ = ["status"]
+
+_KINDS = {name: kind for kind, name in BUCKETS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def status(as_json: bool, connection: Connection) -> None:
     if as_json:
         say_json(pretty(_json(server, buckets)))
     else:
-        _show(server, buckets)
+        _show(connection, server, buckets)
 
 
 async def _look(connection: Connection) -> tuple[Server, dict[str, _Bucket | None]]:
@@ -143,14 +146,14 @@ def _servers(state: StreamState) -> str:
     return f"R{state.replicas}: {', '.join(words)}"
 
 
-def _show(server: Server, buckets: dict[str, _Bucket | None]) -> None:
+def _show(connection: Connection, server: Server, buckets: dict[str, _Bucket | None]) -> None:
     cluster = f", {server.name} of cluster {server.cluster}" if server.cluster else ""
     say(f"natsdisc {natsdisc.__version__}")
     say(f"server   {server.url}, nats-server {server.version}{cluster}")
     for name, bucket in buckets.items():
         if bucket is None:
             say()
-            say(f"{name}  is not there yet")
+            say(f"{bucket_names(connection)[_KINDS[name]]}  is not there yet")
             continue
         state = bucket.state
         say()

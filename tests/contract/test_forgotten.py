@@ -205,10 +205,10 @@ class TestErrorsSayWhatIsThere:
             draining = await discovery.drain(mine[0])
             await eventually(lambda: view.get(draining.id) == draining)
             view.report_failure(mine[1].id)
-            with pytest.raises(NoInstanceError, match="3 instances, 1 draining, 1 set aside, in sync"):
+            with pytest.raises(NoInstanceError, match=r"2 serving, 1 draining, 1 set aside .*, in sync"):
                 view.pick()
             view.report_failure(mine[2].id)
-            with pytest.raises(NoInstanceError, match="3 instances, all set aside or draining, in sync"):
+            with pytest.raises(NoInstanceError, match=r"2 serving, 1 draining, 2 set aside .*, in sync"):
                 view.pick()
 
 
@@ -302,6 +302,9 @@ class TestNothingEndsTheRest:
                 self.calls += 1
                 raise RuntimeError("a bug")
 
+            def left(self, key: str) -> None:
+                raise RuntimeError("a bug")
+
             def synced(self) -> None:
                 raise RuntimeError("a bug")
 
@@ -310,7 +313,7 @@ class TestNothingEndsTheRest:
 
         service, client = await registry.join(lease_ttl=1), await registry.join(expiry_grace=0.1)
         view = client.view(endpoints())
-        view._informer._followers = (Broken(), *view._informer._followers)
+        view._informer._followers = ((Broken(), None), *view._informer._followers)
         mine = await service.register(spec())
         await view.wait_for(1, timeout=PATIENCE)
         await natsdisc.testing.crash(service)

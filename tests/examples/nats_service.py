@@ -14,7 +14,7 @@ from nats import micro
 from nats.micro.request import Request
 
 import natsdisc
-from natsdisc import EndpointSpec, Transport
+from natsdisc.integrations.micro import register
 
 LEASE = 3.0  # what clients may still see of this process after a crash, in seconds
 DRAIN = 1.0  # longer than clients take to hear of the mark and to finish what they sent before
@@ -33,12 +33,10 @@ async def main(url: str) -> None:
     async with natsdisc.Discovery(natsdisc.JetStreamStore(nc), lease_ttl=LEASE) as discovery:
         subject = f"shop.cart.checkout.{discovery.instance_id:x}"
         await service.add_endpoint(name="checkout", subject=subject, handler=checkout)
-        await nc.flush()  # the server knows the subject before anybody is told of it
-        await discovery.register(EndpointSpec("shop", "cart", "checkout", transport=Transport.nats(subject)))
+        await register(discovery, service, namespace="shop", component="cart", drain=DRAIN)
         print(subject, flush=True)
         await stop.wait()
-        await discovery.close(drain=DRAIN)  # clients go to the others while this one still answers
-    await service.stop()
+        await service.stop()  # clients go to the others while this one still answers
     await nc.drain()
 
 

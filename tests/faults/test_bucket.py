@@ -22,7 +22,7 @@ from natsdisc import (
     endpoints,
 )
 from natsdisc.server import NatsServer
-from natsdisc.store.jetstream import reader
+from natsdisc.store.jetstream import following, reading
 from tests.rig import eventually
 
 from .kit import DEADLINE, STREAMS, Fleet, Follower, Plain, foreign
@@ -141,8 +141,8 @@ async def test_an_admin_deletes_the_consumers() -> None:
 async def test_what_was_lost_without_a_trace_is_found_by_a_routine_look(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.4)
-    monkeypatch.setattr(reader, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(following, "_CHECK_EVERY", 0.4)
+    monkeypatch.setattr(following, "_READ_AGAIN_AFTER", 0.0)
     async with (
         natsdisc.connect(url_of(plain)) as discovery,
         discovery.list_and_watch(endpoints(foreign(0).namespace)) as events,
@@ -165,14 +165,14 @@ async def test_what_was_lost_without_a_trace_is_found_by_a_routine_look(
 
         # Where nothing is written nothing is read again, however often somebody looks.
         looks = 0
-        look = reader.OrderedReader._has_changed
+        look = following.Following._has_changed
 
-        async def counted(of: reader.OrderedReader) -> bool:
+        async def counted(of: following.Following, now: reading.Reading) -> bool:
             nonlocal looks
             looks += 1
-            return await look(of)
+            return await look(of, now)
 
-        monkeypatch.setattr(reader.OrderedReader, "_has_changed", counted)
+        monkeypatch.setattr(following.Following, "_has_changed", counted)
         await eventually(lambda: looks >= 2)
         consumers = await plain.consumers()
         # The stream goes on: only what is written below the filter counts, and no renewal of a lease does.
@@ -187,8 +187,8 @@ async def test_what_goes_without_a_mark_is_found_by_a_routine_look(
     plain: Plain, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No message says so to whoever watches another subject."""
-    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.4)
-    monkeypatch.setattr(reader, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(following, "_CHECK_EVERY", 0.4)
+    monkeypatch.setattr(following, "_READ_AGAIN_AFTER", 0.0)
     async with (
         natsdisc.connect(url_of(plain)) as discovery,
         discovery.list_and_watch(endpoints(foreign(0).namespace)) as events,

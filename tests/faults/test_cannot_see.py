@@ -15,7 +15,7 @@ import pytest
 import natsdisc
 from natsdisc import PermissionDeniedError, endpoints
 from natsdisc.server import NatsServer
-from natsdisc.store.jetstream import reader
+from natsdisc.store.jetstream import following, reading
 from tests.rig import eventually
 
 from .kit import DEADLINE, Follower, Plain, foreign
@@ -132,15 +132,15 @@ async def test_a_permission_that_comes_back_needs_no_new_connection(tmp_path: Pa
 
 
 async def test_who_may_not_ask_about_consumers_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, look = 0, reader.OrderedReader._check
+    looks, look = 0, reading.Reading.check
 
-    async def counted(of: reader.OrderedReader, *given: Any) -> bool:
+    async def counted(of: reading.Reading, *given: Any) -> bool:
         nonlocal looks
         looks += 1
         return await look(of, *given)
 
-    monkeypatch.setattr(reader, "_CHECK_EVERY", 0.2)
-    monkeypatch.setattr(reader.OrderedReader, "_check", counted)
+    monkeypatch.setattr(following, "_CHECK_EVERY", 0.2)
+    monkeypatch.setattr(reading.Reading, "check", counted)
     only_create = USER.format(
         publish='"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.>"', subscribe=f'"_INBOX.>", {EVENTS}'
     )

@@ -101,7 +101,7 @@ async def test_a_node_parted_from_both_others(
         await eventually(lambda: max(ages(fleet)) < 9, DEADLINE)  # also where nothing had changed
         # When all is calm everything is read once more, and nobody is called stale for that.
         resyncs = fleet.resyncs()
-        await eventually(lambda: not any(reader._troubled for reader in readers(fleet)), DEADLINE)
+        await eventually(lambda: not any(reader._following.troubled for reader in readers(fleet)), DEADLINE)
         assert fleet.resyncs() == resyncs
         await fleet.converged()
         assert await fleet.removed() == set(map(str, ghosts))

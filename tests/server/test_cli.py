@@ -124,18 +124,10 @@ async def test_ls_aligns_its_columns_on_a_pipe(
     assert outcome.code == 0
     assert outcome.err == ""
     head, *rows = outcome.out.splitlines()
-    assert head.split() == [
-        "NAMESPACE",
-        "COMPONENT",
-        "ENDPOINT",
-        "INSTANCE",
-        "TRANSPORT",
-        "ADDRESS",
-        "METADATA",
-    ]
-    assert [row.split()[:6] for row in rows] == [
-        ["shop", "cart", "checkout", "1f", "nats_tcp", "shop.cart"],
-        ["shop", "cart", "pay", "1f", "nats_tcp", "shop.cart"],
+    assert head.split() == ["INSTANCE", "TRANSPORT", "ADDRESS", "METADATA"]
+    assert [row.split()[:3] for row in rows] == [
+        ["shop/cart/checkout/1f", "nats_tcp", "shop.cart"],
+        ["shop/cart/pay/1f", "nats_tcp", "shop.cart"],
     ]
     assert {row.index("nats_tcp") for row in rows} == {head.index("TRANSPORT")}
     assert "\x1b" not in outcome.out
@@ -147,7 +139,11 @@ async def test_ls_json_is_what_is_on_the_wire(
     instance = await discovery.register(spec(weight=3))
     await discovery.register(EndpointSpec("other", "c", "e", transport=Transport.tcp("h:1")))
     outcome = await shell.run("ls", "shop", "cart", "checkout", "--json", *registry)
-    assert json.loads(outcome.out) == [json.loads(wire.dumps(instance))]
+    # The place is a text: JavaScript loses digits of the number.
+    listed = {"id": "shop/cart/checkout/1f", **json.loads(wire.dumps(instance))}
+    assert json.loads(outcome.out) == [listed]
+    assert (await shell.run("ls", "shop/cart/checkout/1F", "--json", *registry)).out == outcome.out
+    assert (await shell.run("ls", "shop/cart/checkout/2", "--json", *registry)).out == "[]\n"
     everything = json.loads((await shell.run("ls", "--json", *registry)).out)
     assert [one["namespace"] for one in everything] == ["other", "shop"]
 
@@ -157,7 +153,7 @@ async def test_ls_models(shell: Shell, registry: list[str], discovery: Discovery
     await discovery.register(ModelSpec("dyn", "backend", "generate", card=card, model_suffix="lora"))
     outcome = await shell.run("ls", "--models", "dyn", *registry)
     row = outcome.out.splitlines()[1].split()
-    assert row[:6] == ["dyn", "backend", "generate", "1f", "lora", "Qwen/Qwen3-0.6B"]
+    assert row[:2] == ["dyn/backend/generate/1f/lora", "Qwen/Qwen3-0.6B"]
     [found] = json.loads((await shell.run("ls", "--models", "--json", *registry)).out)
     assert found["card_json"] == card
 
@@ -180,7 +176,8 @@ async def test_watch_json_prints_one_object_a_line(
     process = await shell.start("watch", "shop", "--json", *registry)
     assert json.loads(await line_of(process.stdout)) == {
         "event": "added",
-        "instance": json.loads(wire.dumps(first)),
+        "id": "shop/cart/checkout/1f",
+        "instance": {"id": "shop/cart/checkout/1f", **json.loads(wire.dumps(first))},
     }
     await discovery.unregister(first)
     removed = {"event": "removed", "id": "shop/cart/checkout/1f", "reason": "unregistered"}
@@ -255,7 +252,7 @@ async def test_register_unregisters_at_once_when_it_is_stopped(
     shell: Shell, registry: list[str], discovery: Discovery, number: int
 ) -> None:
     arguments = ["shop", "cart", "pay", "--transport", "nats=shop.pay", "--id", "2A", "--ttl", "none"]
-    arguments += ["--metadata", "weight=3", "-m", 'zone="b"', "--drain", "0"]
+    arguments += ["--metadata", "weight:=3", "-m", "zone=b", "--drain", "0"]
     process = await shell.start("register", *arguments, *registry)
     assert await line_of(process.stdout) == "shop/cart/pay/2a"
     [instance] = await discovery.list(endpoints("shop"))
@@ -280,6 +277,7 @@ async def test_register_prints_json_for_programs(
     process = await shell.start("register", "shop", "cart", "pay", "-t", "tcp=h:1", "--json", *registry)
     printed = json.loads(await line_of(process.stdout))
     [instance] = await discovery.list(endpoints())
+    assert printed.pop("id") == str(instance.id)
     assert printed == json.loads(wire.dumps(instance))
     process.terminate()
     assert await ended(process) == Outcome(0, "", "")
@@ -328,14 +326,26 @@ TRANSPORT = ["--transport", "tcp=h:1"]
         (["ls", ""], ["namespace must not be empty"]),
         (["watch", "shop", ""], ["component must not be empty"]),
         (["register", "shop", "", "pay", *TRANSPORT], ["component must not be empty"]),
-        (["ls", "a", "b", "c", "d"], ["unexpected extra argument"]),
+        (["ls", "a", "b", "c", "d", "e"], ["5 parts"]),
+        (["ls", "a", "b", "c", "pay"], ["not an instance id"]),
+        (["ls", "50%"], ["%25"]),
         (REGISTER, ["--transport", "natsdisc register --help"]),
         ([*REGISTER, "--transport", "shop.pay"], ["KIND=ADDRESS"]),
         ([*REGISTER, "--transport", "=x"], ["KIND=ADDRESS"]),
-        ([*REGISTER, *TRANSPORT, "--metadata", "weight"], ["KEY=JSON"]),
-        ([*REGISTER, *TRANSPORT, "--metadata", "zone=b"], ["is not JSON"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "weight"], ["KEY=TEXT", "KEY:=JSON"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "weight=3"], ["weight:=3"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "zone:=b"], ["is not JSON", "zone=b"]),
+        ([*REGISTER, *TRANSPORT, "--metadata", "n:=NaN"], ["is not JSON"]),
+        ([*REGISTER, *TRANSPORT, "--drain", "inf"], ["not a time"]),
+        ([*REGISTER, *TRANSPORT, "--drain", "9" * 400], ["not a time"]),
+        ([*REGISTER, *TRANSPORT, "--check-tcp", "nowhere"], ["HOST:PORT"]),
+        ([*REGISTER, *TRANSPORT, "--check-http", "ftp://h"], ["http://"]),
+        ([*REGISTER, *TRANSPORT, "--check-exec", "no-such-program"], ["no such program"]),
+        ([*REGISTER, *TRANSPORT, "--check-timeout", "9s"], ["--check-interval"]),
+        (["register", "shop/cart/pay/1f", *TRANSPORT, "--id", "1f"], ["--id"]),
+        (["register", "shop/cart", *TRANSPORT], ["NS/COMPONENT/ENDPOINT"]),
         ([*REGISTER, *TRANSPORT, "--id", "xyz"], ["hexadecimal"]),
-        ([*REGISTER, *TRANSPORT, "--id", "1" * 17], ["64-bit"]),
+        ([*REGISTER, *TRANSPORT, "--id", "1" * 17], ["16 hexadecimal"]),
         ([*REGISTER, *TRANSPORT, "--ttl", "soon"], ["none"]),
         ([*REGISTER, *TRANSPORT, "--ttl", "0.1"], ["1 to 31536000 s"]),
         (["ls", "--server", " , "], ["--server"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import runpy
 import shutil
 import signal
 import socket
@@ -118,24 +117,6 @@ async def test_fastapi_restarts_without_losing_a_request(
             loading.cancel()
             await asyncio.wait((loading,))
         assert load.failures == []
-
-
-async def test_fastapi_registers_only_when_it_listens(
-    server: NatsServer, client: natsdisc.Discovery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    monkeypatch.setenv("NATS_URL", server.url)
-    monkeypatch.setenv("ADDRESS", f"http://127.0.0.1:{port}")
-    example = runpy.run_path(str(EXAMPLES / "fastapi_service.py"))
-    async with example["lifespan"](example["app"]), client.view(FASTAPI) as view:
-        for _ in range(ENOUGH):  # round trips, each as long as a registration takes
-            assert await client.list(FASTAPI) == []
-        listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
-        await view.wait_for(1, timeout=PATIENCE)
-        listening.close()
-        await listening.wait_closed()
-    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("command", [UVICORN_WORKERS, GUNICORN, f"gunicorn --preload {GUNICORN[9:]}"])

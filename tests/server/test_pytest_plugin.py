@@ -58,8 +58,8 @@ import sys
 
 
 def test_nothing_is_imported():
-    assert "natsdisc.pytest_plugin" in sys.modules
-    assert not {"natsdisc.server", "natsdisc.testing", "natsdisc.cli"} & sys.modules.keys()
+    assert "pytest_natsdisc" in sys.modules
+    assert not {"natsdisc", "nats", "orjson"} & sys.modules.keys()
 """
 
 WITHOUT_ASYNCIO = """

@@ -63,7 +63,7 @@ def test_snippet(snippet: str, tmp_path: Path, url: str) -> None:
     assert done.returncode == 0, done.stderr
     # A loaded machine is slow, and asyncio's debug mode says so.
     assert [line for line in done.stderr.splitlines() if not line.startswith("Executing <")] == []
-    if "list_and_watch" in snippet:
+    if "listed" in snippet:
         first, second, third = done.stdout.splitlines()
         assert re.fullmatch(r"listed shop/cart/checkout/[0-9a-f]+ shop\.cart\.checkout", first)
         assert re.fullmatch(r"added shop/cart/checkout/[0-9a-f]+", second)

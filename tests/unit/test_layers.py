@@ -49,6 +49,10 @@ LEVELS = {
     "natsdisc.measure": 2,
     "natsdisc.balance": 2,
     "natsdisc.ejection": 2,
+    "natsdisc.losses": 2,
+    "natsdisc.where": 2,
+    "natsdisc.services": 2,
+    "natsdisc.calls": 3,
     "natsdisc.choice": 2,
     "natsdisc.informer": 3,
     "natsdisc.watch": 3,
@@ -64,6 +68,7 @@ LEVELS = {
     "natsdisc.renewals": 3,
     "natsdisc.upkeep": 3,
     "natsdisc.registrar": 3,
+    "natsdisc.history": 2,
     "natsdisc.view": 3,
     "natsdisc.options": 2,
     "natsdisc.readiness": 3,
@@ -78,6 +83,7 @@ APART = (
     "natsdisc.testing",
     "natsdisc.cli",
     "natsdisc.integrations",
+    "natsdisc.sync",
     "natsdisc.pytest_plugin",
 )
 
@@ -198,7 +204,7 @@ def test_only_the_wire_knows_orjson() -> None:
 
 
 def test_what_is_below_the_facade_knows_no_third_party_but_these() -> None:
-    known = sys.stdlib_module_names | {"natsdisc", "nats", "orjson"}
+    known = sys.stdlib_module_names | {"natsdisc", "nats", "orjson", "typing_extensions"}
     unknown = {name: outside(name) - known for name in LAYERED if outside(name) - known}
     # An extra: imported where a key is used, and not before.
     assert unknown == {"natsdisc.nkey": {"nkeys", "nacl"}}
@@ -228,6 +234,8 @@ def test_importing_natsdisc_brings_only_its_dependencies() -> None:
         "assert not {name for name in sys.modules if name.startswith('natsdisc.server')}, 'the server'\n"
         "assert not {name for name in sys.modules if name.startswith('natsdisc.testing')}, 'testing'\n"
         "assert not {name for name in sys.modules if name.startswith('natsdisc.cli')}, 'the command line'\n"
+        "assert not {name for name in sys.modules if name.startswith('natsdisc.sync')}, 'sync'\n"
+        "assert not {name for name in sys.modules if name.startswith('natsdisc.integrations')}, 'others'\n"
         "print(*sorted(names() - before - sys.stdlib_module_names))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

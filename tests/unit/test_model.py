@@ -336,4 +336,9 @@ class TestEvents:
         assert bare != Removed(endpoint_id(), RemovalReason.MISSING)
 
     def test_a_reason_is_its_text(self) -> None:
-        assert [str(reason) for reason in RemovalReason] == ["unregistered", "expired", "missing"]
+        assert [str(reason) for reason in RemovalReason] == [
+            "unregistered",
+            "expired",
+            "missing",
+            "unmatched",
+        ]

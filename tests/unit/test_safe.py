@@ -19,11 +19,13 @@ from rich.console import Console
 
 import natsdisc
 from natsdisc import Added, EndpointInstance, ModelInstance, Removed, Transport, log, wire
-from natsdisc.cli import demo_screen, doctor, output, render, top, tree, watch
-from natsdisc.cli.census import Census
+from natsdisc.cli import demo_screen, doctor, output, render, table, top_screen, tree, watch
+from natsdisc.cli.counts import Counts
 from natsdisc.cli.credentials import hidden, hide
 from natsdisc.cli.failure import Failure
 from natsdisc.cli.finding import NOTE, Finding
+from natsdisc.cli.path import path_of
+from natsdisc.cli.place import Place
 from natsdisc.safe import safe, safe_json, safe_lines, without_credentials
 
 PACKAGE = Path(natsdisc.__file__).parent
@@ -219,23 +221,23 @@ def test_every_command_writes_safe_lines(text: str) -> None:
     instances: list[Any] = [endpoint(text), model(text)]
     written: list[str] = []
     for one, kind in zip(instances, (natsdisc.model.Kind.ENDPOINT, natsdisc.model.Kind.MODEL), strict=True):
-        written.append(shown_by(render.show_table, *render.rows_of(kind, [one])))
+        written.append(shown_by(table.show_table, *render.rows_of(kind, [one])))
         removed = Removed(one.id, natsdisc.RemovalReason.EXPIRED)
         for event in (Added(one), removed):
             line = shown_by(output.say_json, render.event_json(event))
             assert line.count("\n") == 1
             fields = json.loads(line)
-            assert fields.get("id", str(one.id)) == str(one.id)
+            assert fields["id"] == path_of(one.id)
             written += [line, shown_by(watch._Lines().show, event)]
             assert written[-1].count("\n") == 1
-        census = Census(lambda: 0.0)
-        census.take(Added(one))
-        census.say("warning", text)
-        written += [line for _, _, line in census.events]
-        query = natsdisc.endpoints(text)
+        counts = Counts(lambda: 0.0)
+        counts.take(Added(one))
+        counts.say("warning", text)
+        written += [line for _, _, line in counts.events]
+        place = Place(natsdisc.endpoints(text))
         written += [
-            shown_by(top._print, query, census),
-            shown_by(output.say_json, output.pretty(top._json(query, census))),
+            shown_by(top_screen.print_once, place, counts),
+            shown_by(output.say_json, output.pretty(top_screen.top_json(place, counts))),
         ]
         branches = {text: {text: {text: [one]}}}
         written += [
@@ -243,7 +245,7 @@ def test_every_command_writes_safe_lines(text: str) -> None:
             shown_by(output.say_json, output.pretty(tree._paths(branches))),
         ]
     listed = shown_by(output.say_json, render.instances_json(instances))
-    assert json.loads(listed) == [json.loads(wire.dumps(one)) for one in instances]
+    assert json.loads(listed) == [{**json.loads(wire.dumps(one)), "id": path_of(one.id)} for one in instances]
     written += [listed, shown_by(doctor._show, Finding(text, NOTE, text, text))]
     written += [shown_by(output.say, text, (text, "red")), shown_by(Failure(text, details=[text]).show)]
     for one in written:
@@ -260,5 +262,5 @@ def test_nothing_that_rich_draws_is_markup(text: str) -> None:
 
 def test_a_name_that_looks_like_markup_is_shown_as_it_is() -> None:
     assert drawn(output.cell("[red]x[/red]")) == "[red]x[/red]\n"
-    table = shown_by(render.show_table, *render.rows_of(natsdisc.model.Kind.ENDPOINT, [endpoint("[bold]")]))
-    assert "[bold]" in table
+    shown = shown_by(table.show_table, *render.rows_of(natsdisc.model.Kind.ENDPOINT, [endpoint("[bold]")]))
+    assert "[bold]" in shown

@@ -14,6 +14,7 @@ from ...errors import ClosedError
 from .api import JetStreamApi
 from .bucket import JetStreamBucket
 from .connection import close_connection, open_connection, require_tls
+from .history import History
 from .requester import Requester
 from .servertime import ServerTime
 from .stream_config import StreamOptions
@@ -93,6 +94,10 @@ class JetStreamStore:
             self._requester.on_reconnect(bucket.forget)
             self._buckets[name] = bucket
         return self._buckets[name]
+
+    def history(self, name: str) -> History:
+        """Return the history of the bucket `name`, whether it has one or not."""
+        return History(self._nc, self._api, self.bucket(name).name)
 
     async def ping(self, timeout: float) -> None:
         """Return when the server has answered; wait `timeout` seconds at most.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -14,7 +14,6 @@ from ...errors import DiscoveryError, PermissionDeniedError, StoreUnavailableErr
 from ..snapshot import read
 from . import JetStreamStore
 from .api import STREAM_NOT_FOUND, ApiError, JetStreamApi
-from .audit import seconds
 from .connection import Connection, close_connection, open_connection
 from .copies import Difference, differences
 from .ghosts import Ghosts, lease_time
@@ -24,6 +23,7 @@ from .requester import REQUEST_TIMEOUT, Requester
 from .servertime import ServerTime
 from .stream import Stream
 from .stream_config import StreamOptions
+from .stream_state import Server, StreamState
 from .subjects import Subjects
 
 __all__ = ["TOMBSTONE_TTL", "Admin", "Difference", "Server", "StreamState"]
@@ -36,39 +36,6 @@ TOMBSTONE_TTL = "300s"
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
 _SNAPSHOT_TIMEOUT = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """The server we are connected to."""
-
-    name: str
-    version: str
-    url: str
-    cluster: str | None
-    jetstream: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamState:
-    """The stream behind a bucket. `leader` is None where a cluster has none at the moment."""
-
-    bucket: str
-    messages: int
-    written: int  # messages, since it was made
-    size: int  # bytes
-    consumers: int
-    replicas: int
-    storage: str
-    clustered: bool
-    leader: str | None
-    peers: tuple[str, ...]  # apart from the leader
-    peers_behind: tuple[str, ...]  # offline, or not up to date
-    leases: bool  # whether it can hold them
-    ttls: bool
-    fault: str | None  # why natsdisc cannot use it
-    clock_offset: float  # seconds our wall clock is ahead of the server's
-    clock_error: float
 
 
 class Admin:
@@ -143,31 +110,8 @@ class Admin:
             if error.err_code == STREAM_NOT_FOUND:
                 return None
             raise
-        trip = time.monotonic() - sent
-        config, state, cluster = info["config"], info["state"], info.get("cluster") or {}
-        # Older servers do not tell the time.
-        offset = wall + trip / 2 - seconds(info["ts"]) if "ts" in info else 0.0
-        return StreamState(
-            bucket=stream.bucket,
-            messages=int(state["messages"]),
-            written=int(state["last_seq"]),
-            size=int(state["bytes"]),
-            consumers=int(state["consumer_count"]),
-            replicas=int(config["num_replicas"]),
-            storage=str(config["storage"]),
-            clustered=bool(cluster.get("name")),
-            leader=cluster.get("leader"),
-            peers=tuple(str(peer["name"]) for peer in cluster.get("replicas") or ()),
-            peers_behind=tuple(
-                str(peer["name"])
-                for peer in cluster.get("replicas") or ()
-                if peer.get("offline") or not peer.get("current")
-            ),
-            leases=bool(config.get("allow_msg_schedules")),
-            ttls=bool(config.get("allow_msg_ttl")),
-            fault=await self._fault(stream),
-            clock_offset=offset,
-            clock_error=trip / 2,
+        return StreamState.of(
+            stream.bucket, info, fault=await self._fault(stream), wall=wall, trip=time.monotonic() - sent
         )
 
     async def make(self, name: str) -> None:
@@ -242,6 +186,24 @@ class Admin:
         """Remove `key` if `revision` is still the last. Raises ConflictError, and what a delete does."""
         await self._store.bucket(name).delete(key, revision=revision)
 
+    async def replies(self, subject: str, seconds: float) -> list[bytes]:
+        """Return what anybody replies to an empty message on `subject` within `seconds`.
+
+        Raises StoreUnavailableError, ClosedError.
+        """
+        client, found = self._connection.client, list[bytes]()
+        inbox = str(client.new_inbox())
+        asked = await self._requester.subscribe(inbox, lambda batch: found.extend(one[3] for one in batch))
+        try:
+            await client.publish(subject, b"", reply=inbox)
+            await self._flush()
+            await asyncio.sleep(seconds)
+        except NatsError as error:
+            raise StoreUnavailableError(f"could not ask on {subject}: {error}") from error
+        finally:
+            await asked.aclose()
+        return found
+
     async def may_publish(self, subject: str) -> bool:
         """Whether the server lets us publish there; what is sent asks for nothing and stores nothing."""
         client = self._connection.client
@@ -255,11 +217,11 @@ class Admin:
 
     async def may_subscribe(self, subject: str) -> bool:
         """Whether the server lets us listen there."""
-        end = await self._requester.subscribe(subject, lambda *_: None)
+        listening = await self._requester.subscribe(subject, lambda messages: None)
         try:
             return await self._was_allowed(f'subscription to "{subject}"')
         finally:
-            await end()
+            await listening.aclose()
 
     @property
     def api(self) -> JetStreamApi:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from ... import log
 from ...errors import ConflictError, DiscoveryError, PayloadTooLargeError, StoreUnavailableError
 from .gate import SnapshotGate
 from .requester import REQUEST_TIMEOUT, Headers, Msg, Pending, Requester
-from .requests import Pace, code_can_pass
+from .requests import Pace, code_can_pass, first_answer
 from .subjects import Subjects
 
 __all__ = [
@@ -177,30 +176,15 @@ class JetStreamApi:
         Raises what `call` raises, after `timeout` seconds StoreUnavailableError.
         """
         deadline = time.monotonic() + timeout
-        asked: set[asyncio.Task[tuple[float, dict[str, Any]]]] = set()
-        error: StoreUnavailableError | None = None
-        try:
-            while (left := deadline - time.monotonic()) > 0:
-                asked.add(asyncio.create_task(self._timed_call(subject, left)))
-                next_at = time.monotonic() + every
-                while asked and (pause := min(next_at, deadline) - time.monotonic()) > 0:
-                    done, asked = await asyncio.wait(
-                        asked, timeout=pause, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for task in done:
-                        try:
-                            return task.result()
-                        except StoreUnavailableError as refusal:
-                            error = refusal
-                if not asked:
-                    await asyncio.sleep(max(0.0, min(next_at, deadline) - time.monotonic()))
-            raise error or StoreUnavailableError(
-                f"no answer to {self.subjects.call(subject)} within {timeout:g} s"
-            )
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+        answer = await first_answer(
+            lambda: self._timed_call(subject, max(0.0, deadline - time.monotonic())),
+            again_after=lambda tries: every,
+            left=lambda: deadline - time.monotonic(),
+            keep_asking=True,
+        )
+        if answer is None:
+            raise StoreUnavailableError(f"no answer to {self.subjects.call(subject)} within {timeout:g} s")
+        return answer
 
     async def _timed_call(self, subject: str, timeout: float) -> tuple[float, dict[str, Any]]:
         sent = time.monotonic()

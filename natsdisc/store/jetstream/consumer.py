@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import StoreUnavailableError, UnsupportedServerError
 from .api import MAXIMUM_CONSUMERS, STREAM_NOT_FOUND, ApiError, BusyError, JetStreamApi
 from .consumer_limit import lift_consumer_limit
-from .parser import Message
+from .parser import Message, Receive
+from .requests import first_answer
 from .stream import Stream
+from .subscription import Subscription
 
 __all__ = ["IDLE_HEARTBEAT_S", "Consumer", "open_consumer"]
 
@@ -39,8 +42,7 @@ class Consumer:
         self._stream = stream
         self._filter = filter
         self._held: list[Message] = []
-        self._receive: Callable[[Sequence[Message]], None] = self._held.extend
-        self._unsubscribe: Callable[[], Coroutine[None, None, None]] | None = None
+        self._subscription: Subscription | None = None
 
     async def request(self, timeout: float) -> bool:
         """Ask the server to make it, and wait `timeout` seconds; False when there is no such stream.
@@ -48,9 +50,7 @@ class Consumer:
         Raises StoreUnavailableError for what can pass, UnsupportedServerError, PermissionDeniedError.
         """
         inbox = self._api.requester.new_inbox()
-        self._unsubscribe = await self._api.requester.subscribe(
-            inbox, lambda messages: self._receive(messages)
-        )
+        self._subscription = await self._api.requester.subscribe(inbox, self._held.extend)
         config = {
             "name": self.name,
             "deliver_subject": inbox,
@@ -95,23 +95,29 @@ class Consumer:
         with self._api.understanding(f"CONSUMER.CREATE.{self._stream.name}"):
             return int(self.info["num_pending"])
 
-    def start(self, receive: Callable[[Sequence[Message]], None]) -> None:
+    def start(self, receive: Receive) -> None:
         """Hand `receive` what came until now, and all that comes from now on."""
-        held, self._held, self._receive = self._held, [], receive
+        if self._subscription is not None:
+            self._subscription.redirect(receive)
+        held, self._held = self._held, []
         if held:
             receive(held)
 
     async def aclose(self) -> None:
         """End the subscription, and delete it on the server; more calls change nothing."""
-        if self._unsubscribe is None:
+        if self._subscription is None:
             return
-        unsubscribe, self._unsubscribe = self._unsubscribe, None
-        self._receive = lambda messages: None
+        subscription, self._subscription = self._subscription, None
+        subscription.redirect(_ignore)
         self._held.clear()
         try:
-            await unsubscribe()
+            await subscription.aclose()
         finally:
             await self._api.tell(f"CONSUMER.DELETE.{self._stream.name}.{self.name}")
+
+
+def _ignore(messages: Sequence[Message]) -> None:
+    """Take what is still on its way to a consumer that is closed."""
 
 
 async def open_consumer(
@@ -122,47 +128,37 @@ async def open_consumer(
     While `is_busy` answers may take long, and no request is repeated. Raises what `Consumer.request` raises.
     """
     loop, pace = asyncio.get_running_loop(), api.pace
-    started = last_asked = loop.time()
+    started = loop.time()
     tried: list[Consumer] = []
-    asked: dict[asyncio.Task[bool], Consumer] = {}
     opened: Consumer | None = None
-    error: StoreUnavailableError | None = None
+
+    async def ask() -> tuple[Consumer, bool]:
+        consumer = Consumer(api, stream, filter)
+        consumer.asked_at = loop.time()
+        tried.append(consumer)
+        return consumer, await consumer.request(_BUSY_TIMEOUT_S)
+
     pace.waiting += 1
     try:
-        while (left := started + (_BUSY_TIMEOUT_S if is_busy() else pace.timeout) - loop.time()) > 0:
-            wait = pace.ask_again_after * 1.5 ** max(0, len(tried) - 1) - (loop.time() - last_asked)
-            if not asked or (wait <= 0 and not is_busy()):
-                consumer = Consumer(api, stream, filter)
-                tried.append(consumer)
-                last_asked = consumer.asked_at = loop.time()
-                asked[asyncio.create_task(consumer.request(_BUSY_TIMEOUT_S))] = consumer
-                wait = pace.ask_again_after
-            wait = min(max(wait, 0.05), left)
-            done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                consumer = asked.pop(task)
-                try:
-                    if not task.result():
-                        return None
-                except StoreUnavailableError as refusal:
-                    error = refusal
-                else:
-                    opened = consumer
-                    pace.note_answer(loop.time() - consumer.asked_at)
-                    return opened
-            if error is not None and not asked:
-                raise error
-        took = loop.time() - started
-        raise error or StoreUnavailableError(
-            f"no answer to {api.subjects.api}.CONSUMER.CREATE.{stream.name} within {took:.1f} s ({filter})"
+        answer = await first_answer(
+            ask,
+            again_after=lambda tries: math.inf if is_busy() else pace.ask_again_after * 1.5 ** (tries - 1),
+            left=lambda: started + (_BUSY_TIMEOUT_S if is_busy() else pace.timeout) - loop.time(),
         )
+        if answer is None:
+            raise StoreUnavailableError(
+                f"no answer to {api.subjects.call('CONSUMER.CREATE')}.{stream.name} within "
+                f"{loop.time() - started:.1f} s ({filter})"
+            )
+        consumer, exists = answer
+        if not exists:
+            return None
+        opened = consumer
+        pace.note_answer(loop.time() - consumer.asked_at)
+        return opened
     finally:
         pace.waiting -= 1
         try:
-            for task in asked:
-                task.cancel()
-            if asked:
-                await asyncio.gather(*asked, return_exceptions=True)
             for consumer in tried:
                 if consumer is not opened:
                     await consumer.aclose()

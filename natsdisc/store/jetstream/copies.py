@@ -105,7 +105,7 @@ async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> di
     for _ in range(_TRIES):
         name, inbox = secrets.token_hex(11), api.requester.new_inbox()
         reading = _Reading()
-        unsubscribe = await api.requester.subscribe(inbox, reading.receive)
+        subscription = await api.requester.subscribe(inbox, reading.receive)
         try:
             there, pending = await _create(api, stream, filter, name, inbox=inbox)
             if there == node:
@@ -118,7 +118,7 @@ async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> di
                 f"reading the copy of {stream.name} on {node} took too long"
             ) from None
         finally:
-            await unsubscribe()
+            await subscription.aclose()
             await _delete(api, stream, name)
     return None
 

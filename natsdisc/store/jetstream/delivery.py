@@ -6,7 +6,7 @@ Nothing here waits or sends. A reader hands in what arrived and looks at what th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ... import log
 from .. import ResyncReason, SignedValue, Sink
@@ -28,7 +28,8 @@ class Delivery:
     """The messages of the consumer `consumer` on `stream`, in the consumer's order or not at all.
 
     `filter` is the consumer's filter, which ends with `>`. `sink` hears of entries and of the snapshot's end,
-    `wake` is set when the reader should look at this object, `answer` sends an empty message to a subject.
+    `wake` is set when the reader should look at this object, `answer` sends an empty message to a subject,
+    and `on_complete` is called at the end of the snapshot.
 
     Everybody who can make JetStream deliver to our inbox can send messages there. Only those are believed
     whose ack subject, which the server writes, names our consumer, and whose key matches the filter.
@@ -42,6 +43,7 @@ class Delivery:
         sink: Sink,
         wake: asyncio.Event,
         answer: Callable[[str], None],
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
         self._subject_prefix = stream.subject_prefix
         self._lease_prefix = stream.lease_prefix
@@ -52,6 +54,7 @@ class Delivery:
         self._sink = sink
         self._wake = wake
         self._answer = answer
+        self._on_complete = on_complete
         self._time = asyncio.get_running_loop().time
         self._expected: int | None = None
         self._left: int | None = None
@@ -87,12 +90,14 @@ class Delivery:
         if self.ended or self.resync is not None or self.bug is not None:
             return
         try:
-            self._take(messages)
+            for run in self._runs(messages):
+                self._deliver(run)
         except Exception as error:
             self.bug = error
             self._wake.set()
 
-    def _take(self, messages: Sequence[Message]) -> None:
+    def _runs(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """Yield the messages of our consumer, as many as came in a row, and look at all others between."""
         run: list[Message] = []
         filter_prefix, ack_prefix = self._filter_prefix, self._ack_prefix
         for message in messages:
@@ -103,7 +108,7 @@ class Delivery:
             ):
                 run.append(message)
                 continue
-            self._deliver(run)
+            yield run
             run = []
             if self.resync is not None:
                 return
@@ -111,7 +116,7 @@ class Delivery:
                 self._ignore(subject)
             else:
                 self._control(headers, reply)
-        self._deliver(run)
+        yield run
 
     def _is_from_our_consumer(self, reply: str) -> bool:
         """Whether an ack subject with a domain and an account (ADR-15) names our consumer."""
@@ -214,6 +219,7 @@ class Delivery:
     def _finish_snapshot(self) -> None:
         self.confirmed = self.heard
         self._sink.end()
+        self._on_complete()
 
     def _resync(self, reason: ResyncReason) -> None:
         self.resync = reason

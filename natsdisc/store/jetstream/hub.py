@@ -18,6 +18,7 @@ from ... import log
 from ...errors import DiscoveryError, PermissionDeniedError
 from ...model import RemovalReason
 from .. import Reader, ResyncReason, Sink
+from .kept import KeptValues
 
 __all__ = ["Hub", "OpenReader"]
 
@@ -25,9 +26,6 @@ _log = log.logger(__name__)
 # A filter that was refused is tried again after this (seconds): rights can be given later, and the server
 # logs each refusal.
 _REFUSED_FOR_S = 300.0
-# Values are kept by so many first tokens of their key (namespace, component and endpoint): so a query that
-# joins does not look at those of all others.
-_PLACE_TOKENS = 3
 
 
 class OpenReader(Protocol):
@@ -145,8 +143,8 @@ class _Shared:
         self._hub = hub
         self._members: dict[str, dict[_Member, None]] = {}  # by their prefix
         self._joining: set[_Member] = set()
-        self._values = _Values()
-        self._fresh: _Values | None = None  # of the snapshot that is under way
+        self._values = KeptValues()
+        self._fresh: KeptValues | None = None  # of the snapshot that is under way
         self._synced = False  # the values are the last snapshot's and what came since
         self._trouble: tuple[ResyncReason, DiscoveryError] | None = None
         self._failed: DiscoveryError | None = None
@@ -222,7 +220,7 @@ class _Shared:
             member.sink.recover()
 
     def begin(self) -> None:
-        self._fresh = _Values()
+        self._fresh = KeptValues()
         self._joining.clear()  # this snapshot is for them too
         for member in self.members():
             member.sink.begin()
@@ -270,42 +268,3 @@ class _Shared:
         self._hub._forget(self)
         for member in self._each():
             member.sink.fail(error)
-
-
-class _Values:
-    """The last value of each key, by the place it belongs to."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, dict[str, bytes]] = {}
-
-    def update(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        """Keep these values instead of earlier ones."""
-        for key, value in entries:
-            self._places.setdefault(_place_of(key), {})[key] = value
-
-    def remove(self, key: str) -> None:
-        """Forget `key`, if it is there."""
-        place = _place_of(key)
-        values = self._places.get(place)
-        if values is not None:
-            values.pop(key, None)
-            if not values:
-                del self._places[place]
-
-    def find(self, key: str) -> bytes | None:
-        """Return the value of `key`, or None."""
-        return self._places.get(_place_of(key), {}).get(key)
-
-    def below(self, prefix: str) -> list[tuple[str, bytes]]:
-        """Return what lies below the tokens of `prefix`."""
-        start = f"{prefix}." if prefix else ""
-        if prefix.count(".") >= _PLACE_TOKENS - 1:
-            places = [self._places.get(_place_of(prefix), {})]
-        else:
-            # A key of few tokens is its own place.
-            places = [values for place, values in self._places.items() if f"{place}.".startswith(start)]
-        return [entry for values in places for entry in values.items() if entry[0].startswith(start)]
-
-
-def _place_of(key: str) -> str:
-    return ".".join(key.split(".", _PLACE_TOKENS)[:_PLACE_TOKENS])

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 
 from ... import log
 from ...errors import DiscoveryError
 from .pending import Pending
+from .subscription import unsubscribed
 
-__all__ = ["Mailbox", "unsubscribed"]
+__all__ = ["Mailbox"]
 
 _log = log.logger(__name__)
-
-# An unsubscribe that the connection does not take is given up: the server forgets it with the connection.
-_UNSUBSCRIBE_TIMEOUT_S = 0.5
 
 
 class Mailbox:
@@ -103,10 +98,3 @@ class Mailbox:
         pending = self._waiting.get(message.subject.rpartition(".")[2])
         if pending is not None and pending.receive(message):
             self._answered_in = pending.generation
-
-
-async def unsubscribed(subscription: Any) -> None:
-    """End a nats-py subscription, if the connection takes that in time."""
-    with suppress(NatsError, OSError, TimeoutError):
-        async with asyncio.timeout(_UNSUBSCRIBE_TIMEOUT_S):
-            await subscription.unsubscribe()

@@ -84,19 +84,15 @@ class WatchParser(Parser):  # type: ignore[misc]  # nats-py is not typed
         self._wanted = 0  # bytes of the frame that the buffer begins with, if that is known
         self._resets = 0
 
-    def read(self, subscription: Any, receive: Receive) -> Callable[[], None]:
-        """Hand the messages of `subscription` to `receive`; return a function that ends that.
-
-        Call it when the subscription has ended: its frames are dropped from then on.
-        """
+    def read(self, subscription: Any, receive: Receive) -> None:
+        """Hand the messages of `subscription` to `receive` from now on."""
         sid = getattr(subscription, "_id", None)
         if self.nc._subs.get(sid) is subscription:
             self._readers[str(sid)] = receive
 
-        def stop() -> None:
-            self._readers.pop(str(sid), None)
-
-        return stop
+    def stop(self, subscription: Any) -> None:
+        """Hand over nothing more of `subscription`, which has ended: its frames are dropped from then on."""
+        self._readers.pop(str(getattr(subscription, "_id", None)), None)
 
     def reset(self) -> None:
         """Forget what was parsed: nats-py calls this when it connects anew."""

@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -28,11 +28,11 @@ from ...errors import (
 )
 from .limits import Limits, size_of
 from .liveness import Liveness
-from .mailbox import Mailbox, unsubscribed
-from .messages import known_headers
-from .parser import Message, Receive, install
+from .mailbox import Mailbox
+from .parser import Receive
 from .pending import REQUEST_TIMEOUT, Judge, Pending
 from .room import Room
+from .subscription import Subscription, subscribed
 
 __all__ = ["REQUEST_TIMEOUT", "Headers", "Msg", "Pending", "Requester"]
 
@@ -213,42 +213,13 @@ class Requester:
             with suppress(NatsError, OSError):
                 await self._nc.publish(subject, payload)
 
-    async def subscribe(self, subject: str, receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
-        """Hand every message of `subject` to `receive`, some at once; return a function that ends that.
+    async def subscribe(self, subject: str, receive: Receive) -> Subscription:
+        """Hand every message of `subject` to `receive`, some at once, until the subscription is closed.
 
         Raises StoreUnavailableError, ClosedError.
         """
-        batch: list[Message] = []
-
-        def hand_over() -> None:
-            messages = batch.copy()
-            batch.clear()
-            receive(messages)
-
-        async def receive_message(message: Msg) -> None:
-            # The public way. Messages that nats-py has read at once come without a turn of the loop between.
-            if not batch:
-                asyncio.get_running_loop().call_soon(hand_over)
-            headers = known_headers(message.headers)
-            batch.append((message.subject, message.reply, headers, message.data))
-
         self._live.check()
-        parser = install(self._nc)
-        try:
-            subscription = await self._nc.subscribe(
-                subject, cb=receive_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
-        except (NatsError, OSError) as error:
-            raise StoreUnavailableError(f"could not subscribe to {subject}: {error}") from error
-        stop = parser.read(subscription, receive) if parser is not None else lambda: None
-
-        async def unsubscribe() -> None:
-            try:
-                await unsubscribed(subscription)
-            finally:
-                stop()
-
-        return unsubscribe
+        return await subscribed(self._nc, subject, receive)
 
     def publish_soon(self, subject: str) -> None:
         """`publish` an empty message, without waiting for it."""

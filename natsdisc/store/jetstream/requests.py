@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 from ...errors import DiscoveryError, StoreUnavailableError
 from .pending import REQUEST_TIMEOUT
@@ -16,11 +17,16 @@ __all__ = [
     "Pace",
     "code_can_pass",
     "delays",
+    "first_answer",
     "is_transient",
     "patience_s",
     "understood",
 ]
 
+_T = TypeVar("_T")
+
+# Seconds between two looks at what was asked.
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 # A reply to one attempt that takes longer than this is not waited for: without a leader a server drops a
 # publish in silence, so it has to be sent again.
 TRY_TIMEOUT_S = 2.0
@@ -158,6 +164,52 @@ class Backoff:
             return False
         await asyncio.sleep(wait)
         return True
+
+
+async def first_answer(
+    ask: Callable[[], Coroutine[Any, Any, _T]],
+    *,
+    again_after: Callable[[int], float],
+    left: Callable[[], float],
+    keep_asking: bool = False,
+) -> _T | None:
+    """Ask until there is an answer, and return the first one; None when there was none in time.
+
+    A question that is lost gets no answer ever, so it is asked again: `again_after(tries)` seconds after the
+    last time. `left()` tells how many seconds remain for all of it. An error that cannot pass ends the
+    asking, and so does one that can pass when no other question is under way, unless told to `keep_asking`.
+    """
+    loop = asyncio.get_running_loop()
+    asked: set[asyncio.Task[_T]] = set()
+    under_way: set[asyncio.Task[_T]] = set()
+    last_asked, error = loop.time(), None
+    try:
+        while (remaining := left()) > 0:
+            wait = again_after(len(asked)) - (loop.time() - last_asked) if asked else 0.0
+            if wait <= 0:
+                last_asked = loop.time()
+                under_way.add(task := asyncio.create_task(ask()))
+                asked.add(task)
+                wait = again_after(len(asked))
+            wait = min(max(wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S, remaining)
+            if not under_way:
+                await asyncio.sleep(wait)
+                continue
+            done, under_way = await asyncio.wait(under_way, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                try:
+                    return task.result()
+                except StoreUnavailableError as refusal:
+                    error = refusal
+            if error is not None and not under_way and not keep_asking:
+                break
+        if error is not None:
+            raise error
+        return None
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 class Pace:

@@ -6,81 +6,33 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
 
-import natsdisc
-from natsdisc import keys
-from natsdisc.acl import Permissions, Role, permissions
+from natsdisc.acl import Role
 from natsdisc.entry import BUCKETS
-from natsdisc.errors import (
-    DiscoveryError,
-    InvalidValueError,
-    PermissionDeniedError,
-    StoreUnavailableError,
-    UnsupportedServerError,
-)
-from natsdisc.model import Added, EndpointSpec, Kind, Query, Removed, Transport, endpoints
+from natsdisc.errors import DiscoveryError, InvalidValueError, PermissionDeniedError, StoreUnavailableError
+from natsdisc.model import EndpointInstanceId, Kind, endpoints
 from natsdisc.store.jetstream.admin import Admin, StreamState
 
 from .audit import audit
 from .connection import Connection
+from .doctor_target import Target
+from .doctor_trip import round_trip
+from .doctor_words import PROBE, article, concrete, offset_text, todo_making, todo_missing, todo_using
 from .finding import BROKEN, NOTE, OK, SKIPPED, Finding
+from .micro import micro
 from .port import what_listens
 from .render import counted, wrong_copy
+from .void import bucket_names
 
-__all__ = ["Patient", "check"]
+__all__ = ["check"]
 
 # nats-server 2.12 has message schedules (ADR-51); 2.11 everything else.
 _FOR_LEASES, _FOR_ANYTHING = (2, 12), (2, 11)
-_LEASE_TTL = 10.0
-_PROBE = "natsdisc-doctor"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
-    """What is to be checked: a connection, and what its user should be able to do with it."""
-
-    connection: Connection
-    role: Role
-    namespace: str | None
-    component: str | None
-    create: bool
-    audit: bool
-    options: dict[str, Any]  # for buckets that are made
-
-    def permissions(self, role: Role) -> Permissions:
-        """What `role` needs here; an operator is never confined."""
-        confined = role is not Role.OPERATOR
-        return permissions(
-            role,
-            namespace=self.namespace if confined else None,
-            component=self.component if confined else None,
-            bucket_prefix=self.connection.bucket_prefix,
-            inbox_prefix=str(self.connection.nats_options.get("inbox_prefix", "_INBOX")),
-            **self.connection.jetstream,
-        )
-
-    @property
-    def place(self) -> str:
-        """The options of `natsdisc acl` that say where this user works."""
-        words = [("--namespace", self.namespace), ("--component", self.component)]
-        return "".join(f" {option} {name}" for option, name in words if name is not None)
-
-    @property
-    def identity(self) -> str:
-        """The options of `natsdisc acl` that say which registry and inbox this user has."""
-        prefix = self.connection.bucket_prefix
-        bucket = f" --bucket-prefix {prefix}" if prefix else ""
-        where = "".join(
-            f" --{name.replace('_', '-')} {value}" for name, value in self.connection.jetstream.items()
-        )
-        return f"{bucket}{where} --inbox-prefix {self.connection.nats_options.get('inbox_prefix', '_INBOX')}"
-
-
-async def check(patient: Patient) -> AsyncIterator[Finding]:
-    """Every finding as it is made. Raises InvalidValueError, InvalidNameError."""
-    connection = patient.connection
+async def check(target: Target) -> AsyncIterator[Finding]:
+    """Yield each finding as it is made. Raises InvalidValueError, InvalidNameError."""
+    connection = target.connection
     async with AsyncExitStack() as stack:
         try:
             admin = await stack.enter_async_context(
@@ -89,7 +41,7 @@ async def check(patient: Patient) -> AsyncIterator[Finding]:
                     dict(connection.nats_options),
                     bucket_prefix=connection.bucket_prefix,
                     **connection.jetstream,
-                    **patient.options,
+                    **target.options,
                 )
             )
         except PermissionDeniedError as error:
@@ -99,7 +51,7 @@ async def check(patient: Patient) -> AsyncIterator[Finding]:
             for finding in await _unreachable(connection, error):
                 yield finding
             return
-        async for finding in _Examination(patient, admin).findings():
+        async for finding in _Examination(target, admin).findings():
             yield finding
 
 
@@ -117,10 +69,10 @@ async def _unreachable(connection: Connection, error: DiscoveryError) -> list[Fi
 
 
 class _Examination:
-    """All checks on a server that took us."""
+    """All checks on a server that accepted the connection."""
 
-    def __init__(self, patient: Patient, admin: Admin) -> None:
-        self._patient = patient
+    def __init__(self, target: Target, admin: Admin) -> None:
+        self._target = target
         self._admin = admin
         self._allowed: dict[str, bool] = {}
         self._states: dict[Kind, StreamState | None] = {}
@@ -132,7 +84,7 @@ class _Examination:
         for role in Role:
             for finding in await self._rights(role):
                 yield finding
-        if not self._allowed.get(f"{self._inbox()}.{_PROBE}", True):
+        if not self._allowed.get(f"{self._inbox()}.{PROBE}", True):
             return  # no answer would reach us
         jetstream = await self._jetstream()
         yield jetstream
@@ -145,14 +97,19 @@ class _Examination:
                 yield copies
         yield self._clock()
         yield await self._listing()
-        if self._patient.role is not Role.READER:
+        services = await micro(
+            self._target.connection, self._admin, self._target.namespace, self._target.component
+        )
+        if services is not None:
+            yield services
+        if self._target.role is not Role.READER:
             yield await self._round_trip()
-        if self._patient.audit:
+        if self._target.audit:
             async for finding in audit(self._admin):
                 yield finding
 
     def _inbox(self) -> str:
-        return str(self._patient.connection.nats_options.get("inbox_prefix", "_INBOX"))
+        return str(self._target.connection.nats_options.get("inbox_prefix", "_INBOX"))
 
     async def _connect(self) -> Finding:
         server = self._admin.server
@@ -176,23 +133,23 @@ class _Examination:
         return Finding("version", OK, text)
 
     async def _rights(self, role: Role) -> list[Finding]:
-        needed = self._patient.permissions(role)
+        needed = self._target.permissions(role)
         missing = [f"publish {subject}" for subject in needed.publish if not await self._may(subject, True)]
         missing += [
             f"subscribe {subject}" for subject in needed.subscribe if not await self._may(subject, False)
         ]
         order = list(Role)
         if not missing:
-            return [Finding(f"role {role}", OK, f"this user may be {_article(role)}")]
-        if order.index(role) > order.index(self._patient.role):
-            text = f"this user is not {_article(role)}: {counted(len(missing), 'permission')} missing"
+            return [Finding(f"role {role}", OK, f"this user may be {article(role)}")]
+        if order.index(role) > order.index(self._target.role):
+            text = f"this user is not {article(role)}: {counted(len(missing), 'permission')} missing"
             return [Finding(f"role {role}", NOTE, text, "fine, unless it should be")]
-        place = self._patient.place if role is not Role.OPERATOR else ""
-        todo = f"grant what `natsdisc acl --role {role}{place}{self._patient.identity}` prints"
+        place = self._target.place if role is not Role.OPERATOR else ""
+        todo = f"grant what `natsdisc acl --role {role}{place}{self._target.identity}` prints"
         return [Finding(f"role {role}", BROKEN, f"this user may not {what}", todo) for what in missing]
 
     async def _may(self, pattern: str, publish: bool) -> bool:
-        subject = ".".join(_PROBE if token in ("*", ">") else token for token in pattern.split("."))
+        subject = concrete(pattern)
         if subject not in self._allowed:
             ask = self._admin.may_publish if publish else self._admin.may_subscribe
             self._allowed[subject] = await ask(subject)
@@ -221,24 +178,24 @@ class _Examination:
         return Finding("jetstream", OK, "it answers")
 
     async def _bucket(self, kind: Kind) -> Finding:
-        name = f"bucket {BUCKETS[kind]}"
+        name = f"bucket {bucket_names(self._target.connection)[kind]}"
         if not self._may_look():
             return Finding(name, SKIPPED, "this user may not look at it")
         state = self._states[kind]
-        if state is None and self._patient.create:
+        if state is None and self._target.create:
             try:
                 await self._admin.make(BUCKETS[kind])
                 state = self._states[kind] = await self._admin.state(BUCKETS[kind])
             except DiscoveryError as error:
                 self._usable = False
-                return Finding(name, BROKEN, f"could not be made: {error}", _todo_making(error))
+                return Finding(name, BROKEN, f"could not be made: {error}", todo_making(error))
         if state is None:
             self._usable = self._usable and kind is not Kind.ENDPOINT
             return Finding(
                 name,
                 NOTE,
                 "is not there yet",
-                "the first registration makes it, if its user may; or run `natsdisc doctor --create`",
+                todo_missing(self._target.role),
             )
         finding = self._judged(name, state)
         self._usable = self._usable and (finding.state != BROKEN or kind is not Kind.ENDPOINT)
@@ -270,7 +227,7 @@ class _Examination:
         state = self._states.get(kind)
         if state is None or state.replicas < 2 or state.leader is None or not self._may_look():
             return None
-        name = f"copies {BUCKETS[kind]}"
+        name = f"copies {bucket_names(self._target.connection)[kind]}"
         try:
             differences = await self._admin.differences(BUCKETS[kind])
         except DiscoveryError as error:
@@ -289,18 +246,18 @@ class _Examination:
         if abs(offset) <= max(state.clock_error, 0.001):
             where = f"is the server's within {max(state.clock_error, 0.001) * 1000:.0f} ms"
         else:
-            where = f"is {_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the server's"
+            where = f"is {offset_text(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the server's"
         return Finding("clock", OK, f"ours {where}; it does not matter, leases run on the server's")
 
     async def _listing(self) -> Finding:
-        names = (self._patient.namespace, self._patient.component)
+        names = (self._target.namespace, self._target.component)
         started = time.monotonic()
         try:
-            async with self._patient.connection.open() as discovery:
+            async with self._target.connection.open() as discovery:
                 found = await discovery.list(endpoints(*names))
         except DiscoveryError as error:
             self._usable = False
-            return Finding("list", BROKEN, str(error), _todo_using(error))
+            return Finding("list", BROKEN, str(error), todo_using(error, self._target))
         text = f"{counted(len(found), 'endpoint')} in {(time.monotonic() - started) * 1000:.0f} ms"
         return Finding("list", OK, text)
 
@@ -309,74 +266,16 @@ class _Examination:
             return Finding("round trip", SKIPPED, "there is no bucket to write to")
         if any(not allowed for subject, allowed in self._allowed.items() if self._is_needed(subject)):
             return Finding("round trip", SKIPPED, "this user may not write")
-        nonce = f"{_PROBE}-{secrets.token_hex(4)}"
-        namespace, component = self._patient.namespace or nonce, self._patient.component or nonce
-        spec = EndpointSpec(namespace, component, nonce, transport=Transport("doctor", "nowhere"))
-        state = self._states.get(Kind.ENDPOINT)
-        leased = state is None or state.leases or self._version().state == OK
+        nonce = f"{PROBE}-{secrets.token_hex(4)}"
+        namespace, component = self._target.namespace or nonce, self._target.component or nonce
         try:
-            text = await self._go_round(spec, endpoints(namespace, component, nonce), leased)
+            text = await round_trip(self._admin, EndpointInstanceId(namespace, component, nonce, 0))
         except (DiscoveryError, TimeoutError) as error:
-            return Finding("round trip", BROKEN, str(error) or "took too long", _todo_using(error))
+            return Finding(
+                "round trip", BROKEN, str(error) or "took too long", todo_using(error, self._target)
+            )
         return Finding("round trip", OK, text)
 
     def _is_needed(self, subject: str) -> bool:
-        needed = self._patient.permissions(Role.REGISTRAR)
-        return any(_covers(pattern, subject) for pattern in needed.publish)
-
-    async def _go_round(self, spec: EndpointSpec, query: Query, leased: bool) -> str:
-        ttl = _LEASE_TTL if leased else None
-        times = []
-        async with (
-            self._patient.connection.open(lease_ttl=ttl) as discovery,
-            discovery.list_and_watch(query) as events,
-        ):
-            await events.synced()
-            started = time.monotonic()
-            instance = await discovery.register(spec)
-            times.append(("written", time.monotonic()))
-            event = await anext(events)
-            assert event == Added(instance), event
-            times.append(("seen", time.monotonic()))
-            if leased and keys.key_of(instance.id) not in await self._admin.leases(BUCKETS[Kind.ENDPOINT]):
-                raise UnsupportedServerError("the server did not keep the lease of what was registered")
-            await discovery.unregister(instance)
-            times.append(("deleted", time.monotonic()))
-            gone = await anext(events)
-            assert gone == Removed(instance.id, natsdisc.RemovalReason.UNREGISTERED), gone
-            times.append(("seen", time.monotonic()))
-        steps = ", ".join(f"{word} after {(at - started) * 1000:.0f} ms" for word, at in times)
-        return f"{steps}; {'with' if leased else 'without'} a lease"
-
-
-def _article(role: Role) -> str:
-    return f"an {role}" if role is Role.OPERATOR else f"a {role}"
-
-
-def _covers(pattern: str, subject: str) -> bool:
-    return subject == ".".join(_PROBE if token in ("*", ">") else token for token in pattern.split("."))
-
-
-def _todo_making(error: DiscoveryError) -> str:
-    if isinstance(error, PermissionDeniedError):
-        return "let an operator run this (`natsdisc acl --role operator`)"
-    return "check --replicas and --storage: R3 needs three servers"
-
-
-def _todo_using(error: BaseException) -> str:
-    if isinstance(error, PermissionDeniedError):
-        return "grant what `natsdisc acl` prints"
-    if isinstance(error, UnsupportedServerError):
-        return "see the line of the bucket"
-    if isinstance(error, StoreUnavailableError):
-        # A leader that lost its followers goes on saying that it leads for some seconds.
-        return "see the lines above; in a cluster there may be no quorum: start the servers that are missing"
-    return "see the lines above, and the server's log"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        needed = self._target.permissions(Role.REGISTRAR)
+        return any(subject == concrete(pattern) for pattern in needed.publish)

@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, TypeAlias
 
-from natsdisc import Discovery, wire
+from natsdisc import Discovery
 from natsdisc.model import EndpointSpec, Instance
-from natsdisc.safe import safe_json
 
 from .child import Child
 from .connection import Connection
 from .failure import Failure
+from .health import Health
 from .output import say
+from .path import path_of
 from .progress import progress
+from .render import instance_json
 from .run import taking_signals
 from .waiting import tell_on_stderr
 
-__all__ = ["Holding"]
+__all__ = ["HeldRegistration"]
 
 # How often to look whether the process that started us is still there (seconds); its end is no event.
 _LOOK_FOR_PARENT = 0.2
@@ -38,7 +40,7 @@ class _Reason(Enum):
 _End: TypeAlias = int | _Reason
 
 
-class Holding:
+class HeldRegistration:
     """Registers `spec`, and runs `command` meanwhile, if there is one."""
 
     def __init__(
@@ -47,6 +49,9 @@ class Holding:
         *,
         drain: float,
         command: Sequence[str] | None,
+        health: Health | None,
+        ready: Health | None,
+        ready_timeout: float,
         with_parent: bool,
         pass_credentials: bool,
         as_json: bool,
@@ -54,6 +59,9 @@ class Holding:
         self._spec = spec
         self._drain = drain
         self._command = command
+        self._health = health
+        self._ready = ready
+        self._ready_timeout = ready_timeout  # seconds
         self._as_json = as_json
         self._pass_credentials = pass_credentials
         self._parent = os.getppid() if with_parent else None
@@ -95,7 +103,7 @@ class Holding:
         try:
             end = await self._registered(discovery, child)
             if end is _Reason.LOST:
-                raise Failure(f"{self._spec_id(discovery)} was taken by another owner")
+                raise Failure(f"{self._path(discovery)} was taken by another owner")
             await self._leave(discovery, drained=isinstance(end, int))
             return end if isinstance(end, int) else signal.SIGTERM
         finally:
@@ -123,10 +131,9 @@ class Holding:
     async def _registered(self, discovery: Discovery, child: Child | None) -> _End:
         """Register, unless the end comes first; why it ends."""
         ending = asyncio.create_task(self._ends.get())
-        registering = asyncio.create_task(discovery.register(self._spec))
+        registering = asyncio.create_task(self._enter(discovery))
         try:
-            async with progress(f"registering {self._spec_id(discovery)}"):
-                await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ending, registering), return_when=asyncio.FIRST_COMPLETED)
             if registering.done():
                 # A program's output is its own.
                 say(self._described(registering.result()), err=child is not None)
@@ -136,8 +143,26 @@ class Holding:
                 task.cancel()
             await asyncio.gather(ending, registering, return_exceptions=True)
 
+    async def _enter(self, discovery: Discovery) -> Instance:
+        """Register once the service is ready. Raises Failure, and what `Discovery.register` raises."""
+        path = self._path(discovery)
+        if self._ready is not None:
+            async with progress(f"waiting until {path} is ready"):
+                await self._ready.until_ready(self._ready_timeout)
+        options: dict[str, Any] = {}
+        if self._health is not None:
+            times = self._health.times
+            options = {
+                "health": self._health.passes,
+                "health_interval": times.interval,
+                "health_failures": times.failures,
+                "health_successes": times.successes,
+            }
+        async with progress(f"registering {path}"):
+            return await discovery.register(self._spec, **options)
+
     def _described(self, instance: Instance) -> str:
-        return safe_json(wire.dumps(instance).decode()) if self._as_json else str(instance.id)
+        return instance_json(instance) if self._as_json else path_of(instance.id)
 
     async def _leave(self, discovery: Discovery, *, drained: bool) -> None:
         """Unregister; the wait for those who still use it ends with the next thing that happens."""
@@ -165,5 +190,5 @@ class Holding:
                 child.pass_on(end)
         await watching
 
-    def _spec_id(self, discovery: Discovery) -> str:
-        return str(self._spec.with_instance_id(discovery.instance_id).id)
+    def _path(self, discovery: Discovery) -> str:
+        return path_of(self._spec.with_instance_id(discovery.instance_id).id)

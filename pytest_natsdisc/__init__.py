@@ -1,6 +1,7 @@
 """The pytest plugin of natsdisc: registries for tests, on a real server or in memory.
 
-It does nothing until a fixture is asked for, and imports little: what a fixture needs, the fixture imports.
+Every pytest run loads it where natsdisc is installed. It lies outside of the package natsdisc so that such a
+run imports neither natsdisc nor nats-py until a fixture is asked for.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from natsdisc.balance import is_draining
-from natsdisc.model import Added, Event, Instance, InstanceId, RemovalReason
+from natsdisc.model import Added, Event, Instance, InstanceId, RemovalReason, Status
 from natsdisc.safe import safe
 
-from .render import detail
+from .path import path_of
+from .render import detail, status_of
 
-__all__ = ["Census", "Row"]
+__all__ = ["Counts", "Row"]
 
 _EVENTS_KEPT = 100
 # Churn is told over the last minute (seconds).
@@ -27,12 +27,17 @@ class Row:
     namespace: str
     component: str
     instances: int = 0
-    draining: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)  # how many instances have each
     counts: Counter[str] = field(default_factory=Counter)  # since the start: added, changed, and reasons
 
+    @property
+    def away(self) -> int:
+        """The number of instances that take no new work."""
+        return self.instances - self.statuses[Status.SERVING]
 
-class Census:
-    """Begins with what is there, and is fed with the events since."""
+
+class Counts:
+    """The instances that are there, and the events since the start."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.live: dict[InstanceId, Instance] = {}
@@ -42,7 +47,7 @@ class Census:
         self._clock = clock
 
     def begin(self, instances: Iterable[Instance]) -> None:
-        """These are there."""
+        """Start with these instances."""
         self.live = {instance.id: instance for instance in instances}
 
     def take(self, event: Event) -> None:
@@ -58,7 +63,7 @@ class Census:
 
     @property
     def churn(self) -> int:
-        """Arrivals and departures within the last minute."""
+        """The number of arrivals and departures within the last minute."""
         now = self._clock()
         while self._moments and self._moments[0] < now - _WINDOW:
             self._moments.popleft()
@@ -77,7 +82,7 @@ class Census:
             place = (instance.namespace, instance.component)
             row = rows.setdefault(place, Row(*place))
             row.instances += 1
-            row.draining += is_draining(instance)
+            row.statuses[status_of(instance)] += 1
         return sorted(rows.values(), key=lambda row: (-row.instances, row.namespace, row.component))
 
     def say(self, word: str, text: str) -> None:
@@ -88,4 +93,4 @@ class Census:
         self._rows.setdefault((id.namespace, id.component), Counter())[word] += 1
         if word in ("added", *RemovalReason):
             self._moments.append(self._clock())
-        self.say(word, f"{id}  {rest}".rstrip())
+        self.say(word, f"{path_of(id)}  {rest}".rstrip())

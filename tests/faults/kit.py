@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
-import json
-import logging
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -29,137 +23,48 @@ import nats.js.errors
 
 import natsdisc
 from natsdisc import (
-    Added,
     Discovery,
     DiscoveryError,
     EndpointInstance,
-    EndpointInstanceId,
     EndpointSpec,
-    Event,
     Instance,
     InstanceId,
     ModelSpec,
     Query,
     Spec,
-    StoreUnavailableError,
     Transport,
     View,
     endpoints,
-    keys,
-    models,
     wire,
 )
 from natsdisc.testing import crash
 
 from .copies import read_copies
+from .follower import DEADLINE, QUERIES, Follower, digest, opened_in
+from .outpost import Outpost
+from .plain import NAMESPACES, STREAMS, Plain, foreign
 
-__all__ = ["MEASURED", "QUERIES", "Fleet", "Follower", "Outpost", "Plain", "Stats", "digest"]
+__all__ = [
+    "DEADLINE",
+    "MEASURED",
+    "QUERIES",
+    "STREAMS",
+    "Fleet",
+    "Follower",
+    "Outpost",
+    "Plain",
+    "Stats",
+    "digest",
+    "foreign",
+    "opened_in",
+]
 
-ROOT = Path(__file__).resolve().parents[2]
-# What is promised takes 2 to 5 s; this machine may be doing something else, and tests promise no times.
-DEADLINE = 30.0
-STREAMS = ("KV_v1_instances", "KV_v1_mdc")
-NAMESPACES = 4
 FOREIGN = 60  # numbers that a plain client's instances may have
 REPLICA_LAG = 5.0
-QUERIES: tuple[Query, ...] = (
-    endpoints(),
-    models(),
-    endpoints("ns1"),
-    models("ns2"),
-    endpoints("ns0", "comp"),
-)
 # Each fault and the seconds from its end until all was seen; the end of a test run prints them.
 MEASURED: list[tuple[str, float]] = []
 
 Stats = natsdisc.Stats
-
-
-def digest(instances: Iterable[Instance]) -> str:
-    """Equal for equal sets of instances, also in another process."""
-    return hashlib.sha256(b"\n".join(sorted(map(wire.dumps, instances)))).hexdigest()
-
-
-class Follower:
-    """A watch, the picture its events give, and what was wrong with them."""
-
-    def __init__(
-        self,
-        discovery: Discovery,
-        query: Query,
-        *,
-        each: Callable[[], object] | None = None,
-        pause: float = 0.0,
-    ) -> None:
-        self.discovery = discovery
-        self.query = query
-        self.live: dict[InstanceId, Instance] = {}
-        self.removed: Counter[InstanceId] = Counter()
-        self.counts: Counter[str] = Counter()
-        self.problems: list[str] = []
-        self.outcome: str | DiscoveryError | None = None
-        self.watch = discovery.list_and_watch(query)
-        self._each, self._pause = each, pause
-        self._task = asyncio.create_task(self._run())
-
-    def report(self) -> dict[str, Any]:
-        """What another process needs to know of it."""
-        return {
-            "digest": digest(self.live.values()),
-            "events": self.counts.total(),
-            "live": sorted(map(str, self.live)),
-            "removed": sorted(map(str, self.removed)),
-            "problems": self.problems,
-            "outcome": None if self.outcome is None else repr(self.outcome),
-        }
-
-    async def aclose(self) -> None:
-        await self.watch.aclose()
-        await self._task
-
-    async def _run(self) -> None:
-        try:
-            async for event in self.watch:
-                self._take(event)
-                if self._each is not None:
-                    self._each()
-                if self._pause:
-                    await asyncio.sleep(self._pause)
-        except DiscoveryError as error:
-            self.outcome = error
-        except Exception as error:
-            self.problems.append(repr(error))
-            raise
-        else:
-            self.outcome = "closed"
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, Added):
-            instance = event.instance
-            known = self.live.get(instance.id)
-            if not self.query.matches(instance.id):
-                self.problems.append(f"{self.query} was told of {instance.id}")
-            if known == instance:
-                self.problems.append(f"{self.query}: a second Added of {instance.id}")
-            self.live[instance.id] = instance
-            self.counts["added" if known is None else "changed"] += 1
-        else:
-            if event.id not in self.live:
-                self.problems.append(f"{self.query}: Removed without Added: {event}")
-            self.live.pop(event.id, None)
-            self.removed[event.id] += 1
-            self.counts["removed"] += 1
-
-
-async def opened_in(opened: contextlib.AsyncExitStack, urls: Sequence[str], **options: Any) -> Discovery:
-    """A Discovery that is closed with `opened`; a machine with much to do may need a second try."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            return await opened.enter_async_context(natsdisc.connect(list(urls), **options))
-        except StoreUnavailableError:
-            if time.monotonic() > deadline:
-                raise
 
 
 class Foreign(dict[InstanceId, Instance]):
@@ -235,158 +140,8 @@ class Witness:
                 self.problems.append(f"list said {listed.get(id)} where there was {known.get(id)}")
 
 
-class Outpost:
-    """The second process: watchers of all queries in some Discoveries of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._asking = asyncio.Lock()
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def running(cls, urls: Sequence[str], discoveries: int) -> AsyncIterator[Outpost]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.kit", str(discoveries), *urls),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=2**24,
-            cwd=ROOT,
-        )
-        try:
-            yield cls(process)
-            assert process.stdin is not None
-            process.stdin.close()
-            assert await process.wait() == 0, "the second process did not end well"
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-    async def reports(self) -> list[dict[str, Any]]:
-        """What each of its followers has seen, one Discovery's queries after the other's."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        async with self._asking:
-            self._process.stdin.write(b"\n")
-            line = await self._process.stdout.readline()
-        assert line, "the second process has ended"
-        return list(json.loads(line))
-
-
-class Plain:
-    """A client that writes to buckets and knows nothing of leases."""
-
-    def __init__(self, client: nats.NATS) -> None:
-        self.client = client
-        self.js = client.jetstream(timeout=5)
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def connected(cls, urls: str | Sequence[str], **options: Any) -> AsyncIterator[Plain]:
-        # It is not what is tested: it comes back as soon as it can, and is quiet about it.
-        settings = {"reconnect_time_wait": 0.1, "max_reconnect_attempts": -1, "error_cb": _ignore, **options}
-        client = await nats.connect(urls if isinstance(urls, str) else list(urls), **settings)
-        try:
-            yield cls(client)
-        finally:
-            await client.close()
-
-    @staticmethod
-    def subject(id: InstanceId) -> str:
-        bucket = "v1_instances" if isinstance(id, EndpointInstanceId) else "v1_mdc"
-        return f"$KV.{bucket}.{keys.key_of(id)}"
-
-    async def put(self, instance: Instance, **headers: str) -> None:
-        """A value; `headers` with `_` for `-`."""
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        await self.js.publish(self.subject(instance.id), wire.dumps(instance), headers=given or None)
-
-    async def delete(self, id: InstanceId, operation: str = "DEL", **headers: str) -> None:
-        """A tombstone; `headers` with `_` for `-`."""
-        more = {name.replace("_", "-"): value for name, value in headers.items()}
-        await self.js.publish(self.subject(id), headers={"KV-Operation": operation, **more})
-
-    async def vanish(self, id: InstanceId) -> None:
-        """Remove a key and every trace of it."""
-        await self.js.purge_stream(_stream_of(id), subject=self.subject(id))
-
-    async def drop_buckets(self) -> None:
-        for stream in STREAMS:
-            with contextlib.suppress(nats.js.errors.NotFoundError):
-                await self.js.delete_stream(stream)
-
-    async def make_buckets(self, storage: Literal["file", "memory"] = "file", **config: Any) -> None:
-        """As a KV client would: without leases. A bucket that somebody else was faster to make is kept."""
-        for stream in STREAMS:
-            settings = {
-                "name": stream,
-                "subjects": [f"$KV.{stream.removeprefix('KV_')}.>"],
-                "max_msgs_per_subject": 1,
-                "allow_direct": True,
-                "allow_rollup_hdrs": True,
-                "deny_delete": True,
-                "discard": "new",
-                "storage": storage,
-                **config,
-            }
-            answer = await self.client.request(
-                f"$JS.API.STREAM.CREATE.{stream}", json.dumps(settings).encode()
-            )
-            error = json.loads(answer.data).get("error")
-            assert error is None or error["err_code"] == 10058, error
-
-    async def consumers(self) -> list[tuple[str, str]]:
-        """Stream and name of each consumer there is."""
-        found = []
-        for stream in STREAMS:
-            with contextlib.suppress(nats.js.errors.NotFoundError):
-                offset = 0
-                while page := await self.js.consumers_info(stream, offset=offset):
-                    found += [(stream, consumer.name) for consumer in page]
-                    offset += len(page)
-        return found
-
-    async def stored(self) -> dict[str, bytes]:
-        """Every value in the buckets by its subject, as the stream itself has it."""
-        values: dict[str, bytes] = {}
-        for stream in STREAMS:
-            request = b'{"subjects_filter": "$KV.>"}'
-            answer = await self.client.request(f"$JS.API.STREAM.INFO.{stream}", request, timeout=5)
-            subjects = json.loads(answer.data).get("state", {}).get("subjects") or {}
-            messages = await asyncio.gather(*(self._last(stream, subject) for subject in subjects))
-            values |= {
-                message.subject: message.data or b""
-                for message in messages
-                if message is not None and not _is_removal(message.headers or {})
-            }
-        return values
-
-    async def _last(self, stream: str, subject: str) -> Any:
-        with contextlib.suppress(nats.js.errors.NotFoundError):
-            return await self.js.get_last_msg(stream, subject)
-
-
 def _list(urls: str | Sequence[str] | None) -> list[str]:
     return [urls] if isinstance(urls, str) else list(urls or ())
-
-
-async def _ignore(_: Exception) -> None:
-    pass
-
-
-def _stream_of(id: InstanceId) -> str:
-    return STREAMS[0] if isinstance(id, EndpointInstanceId) else STREAMS[1]
-
-
-def _is_removal(headers: Mapping[str, str]) -> bool:
-    return headers.get("KV-Operation") in ("DEL", "PURGE") or "Nats-Marker-Reason" in headers
-
-
-def foreign(number: int, address: str = "foreign") -> EndpointInstance:
-    """What a plain client registers."""
-    namespace = f"ns{number % NAMESPACES}"
-    spec = EndpointSpec(namespace, "comp", f"foreign{number}", transport=Transport.http(address))
-    return spec.with_instance_id(1_000 + number)
 
 
 class Writer:
@@ -702,30 +457,3 @@ def _apart(seen: Iterable[object], truth: Iterable[object]) -> str:
     """Say in what way what is seen differs from what there is."""
     shown, there = set(map(str, seen)), set(map(str, truth))
     return f"ghosts {sorted(shown - there)}, missing {sorted(there - shown)}, or old values"
-
-
-async def main(discoveries: int, urls: list[str]) -> None:
-    """Watch until the input ends, and answer every line of it with what was seen."""
-    logging.getLogger().addHandler(logging.NullHandler())
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with contextlib.AsyncExitStack() as opened:
-        followers: list[Follower] = []
-        for _ in range(discoveries):
-            discovery = await opened_in(opened, urls)
-            followers += [Follower(discovery, query) for query in QUERIES]
-        for follower in followers:
-            opened.push_async_callback(follower.aclose)
-        while await reader.readline():
-            print(json.dumps([follower.report() for follower in followers]), flush=True)
-    transport.close()
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for _ in range(20):
-        await asyncio.sleep(0)
-        left = {task for task in left if not task.done()}
-    assert not left, f"tasks left behind: {left}"
-
-
-if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2:]))

@@ -28,6 +28,7 @@ from .serve import serve
 from .status import status
 from .top import top
 from .tree import tree
+from .ui import ui
 from .unregister import unregister
 from .watch import watch
 
@@ -101,6 +102,7 @@ for _command in (
     serve,
     ls,
     tree,
+    ui,
     watch,
     top,
     register,

@@ -107,6 +107,6 @@ async def _examine(target: Target, quiet: bool) -> list[Finding]:
 
 
 def _show(finding: Finding) -> None:
-    say((f"{finding.state:8}", _COLOURS[finding.state]), f"{finding.check:20}{finding.text}")
+    say((f"{finding.state:8}", _COLOURS[finding.state]), f"{finding.check:18}  {finding.text}")
     if finding.todo:
         say(f"{'':28}-> {finding.todo}")

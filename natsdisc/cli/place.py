@@ -24,7 +24,7 @@ from natsdisc.model import (
 from .complete import complete_instances, complete_place
 from .event_path import event_path, parse_event_path
 from .options import instance_id_option
-from .path import hex_id, joined, parse_id, parts_of
+from .path import escaped, hex_id, joined, parse_id, parts_of
 
 __all__ = ["Place", "new_place_arguments", "place_argument", "places_arguments"]
 
@@ -65,7 +65,7 @@ class Place:
             names = joined(self.query.names)
         if self.instance_id is None:
             return names
-        suffix = "" if self.suffix is None else f"/{joined((self.suffix,))}"
+        suffix = "" if self.suffix is None else f"/{escaped(self.suffix)}"
         return f"{names}/{hex_id(self.instance_id)}{suffix}"
 
     def __str__(self) -> str:

@@ -70,7 +70,7 @@ async def test_a_healthy_registry(shell: Shell, registry: list[str], prefix: str
         "role registrar",
         "role operator",
         "jetstream",
-        f"bucket {prefix}_v1_instances R1 on memory, 0 messages, 0 bytes",
+        f"bucket {prefix}_v1_instances",
         f"bucket {prefix}_v1_mdc",
         f"bucket {prefix}_v1_event_channels",
         f"bucket {prefix}_v1_event_sources",

@@ -19,7 +19,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class Watched(Protocol):
-    """What follows a query."""
+    """A follower of a query, such as an Informer."""
 
     error: DiscoveryError | None
 

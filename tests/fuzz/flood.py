@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import natsdisc
 from natsdisc import EndpointSpec, State, Transport, endpoints
@@ -145,7 +146,7 @@ async def victim(url: str) -> None:
     async with contextlib.AsyncExitStack() as opened:
 
         async def connected(user: str) -> natsdisc.Discovery:
-            options = {"lease_ttl": 5.0, "instance_id": 0x1F, **_login(user)}
+            options: dict[str, Any] = {"lease_ttl": 5.0, "instance_id": 0x1F, **_login(user)}
             return await opened.enter_async_context(natsdisc.connect(url, **options))
 
         holders = [await connected(namespace) for namespace in ("bank", "shop")]

@@ -81,7 +81,7 @@ class State(StrEnum):
 
 
 class Step(Enum):
-    """What to do when a registration is due."""
+    """The action when a registration is due."""
 
     RENEW = auto()
     REGISTER = auto()
@@ -89,7 +89,7 @@ class Step(Enum):
 
 
 class Answer(Enum):
-    """What came of a step."""
+    """The outcome of a step."""
 
     RENEWED = auto()
     REGISTERED = auto()  # made, made again, or found again

@@ -1,4 +1,4 @@
-"""What a log record carries besides its text.
+"""The fields of a log record besides its text.
 
 Every field's name begins with `natsdisc_`. `natsdisc_event` says what happened and is always there; the
 others say to whom, and are texts or numbers.

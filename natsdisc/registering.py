@@ -112,7 +112,7 @@ class Registering:
         status becomes `unhealthy`; after `health_successes` good answers in a row, `serving` again. It
         changes no other status. It must not block the event loop, since renewals run there too.
 
-        If the call is cancelled, it ends within half a second. What it had begun is taken back, in the
+        If the call is cancelled, it ends within half a second. natsdisc takes back what it had begun, in the
         background or by `close` if need be.
         Raises AlreadyRegisteredError, InvalidNameError, InvalidValueError, PayloadTooLargeError,
         UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError, and ClosedError,

@@ -1,4 +1,4 @@
-"""What the log and the callbacks hear of registrations: one line for the hundreds that share a fate."""
+"""Reports of registrations to the log and to callbacks: one line for the hundreds that share a fate."""
 
 from __future__ import annotations
 

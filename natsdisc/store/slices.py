@@ -15,7 +15,7 @@ from typing import Protocol
 
 __all__ = ["Slices", "Worker"]
 
-# Seconds of work in one turn of the event loop. What arrives and what waits may take that long each.
+# Seconds of work in one turn of the event loop. Arriving and waiting messages may take that long each.
 _SLICE_S = 0.004
 
 

@@ -63,7 +63,7 @@ def checked_health(
 
 
 class Verdict:
-    """The result of a check's answers: healthy at first, then as rule 3 says."""
+    """The health that the answers of a check amount to: healthy at first, then as rule 3 says."""
 
     def __init__(self, failures: int, successes: int) -> None:
         self._needed = {False: failures, True: successes}

@@ -81,7 +81,7 @@ class State(StrEnum):
 
 
 class Step(Enum):
-    """The action when a registration is due."""
+    """The next action of a registration that is due."""
 
     RENEW = auto()
     REGISTER = auto()
@@ -180,7 +180,7 @@ def apply(
         check = _FIRST_CHECK_S if lease.gone and not is_pending else lease.check
         return started(lease.ttl, revision, sent, chance, check=check)
     if revision != lease.revision or (answer is Answer.RENEWED and lease.gone):
-        # The answer belongs to a value that was replaced, or lost, while it was on its way.
+        # It is about a value that was replaced, or lost, while it was on its way.
         return replace(lease, due=NEVER if step(lease) is Step.NOTHING else now)
     if answer is Answer.RENEWED:
         return started(lease.ttl, revision, sent, chance, check=lease.check and 2 * lease.check)

@@ -1,4 +1,4 @@
-"""The fields of a log record besides its text.
+"""The fields that a log record carries besides its text.
 
 Every field's name begins with `natsdisc_`. `natsdisc_event` says what happened and is always there; the
 others say to whom, and are texts or numbers.

@@ -25,7 +25,7 @@ class OwnLoop:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop, None before the first use."""
+        """The event loop; None before the first use."""
         return self._loop
 
     @property

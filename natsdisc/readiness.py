@@ -19,7 +19,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class Watched(Protocol):
-    """An informer, as far as readiness needs it."""
+    """A follower of a query, such as an Informer."""
 
     error: DiscoveryError | None
 
@@ -41,7 +41,7 @@ async def check(
 ) -> None:
     """Return when all is well; raise NotReadyError after `timeout` seconds.
 
-    A condition that cannot become well by itself is raised as soon as the server has answered.
+    What cannot become well by itself is raised as soon as the server has answered.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout

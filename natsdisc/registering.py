@@ -112,8 +112,8 @@ class Registering:
         status becomes `unhealthy`; after `health_successes` good answers in a row, `serving` again. It
         changes no other status. It must not block the event loop, since renewals run there too.
 
-        If the call is cancelled, it ends within half a second. natsdisc takes back what it had begun, in the
-        background or by `close` if need be.
+        If the call is cancelled, it ends within half a second, and takes back the registration that it began:
+        in the background, or by `close`, if need be.
         Raises AlreadyRegisteredError, InvalidNameError, InvalidValueError, PayloadTooLargeError,
         UnsupportedServerError, PermissionDeniedError, StoreUnavailableError, WrongLoopError, and ClosedError,
         also while a `close` drains.
@@ -186,7 +186,7 @@ class Registering:
         """Hold an instance in the registry while the block runs; the arguments are those of `register`.
 
         Holders of the same spec are counted, those of `register` and `announce` too: the last one out
-        unregisters. What ends the block is raised unchanged; an error of unregistering is logged then.
+        unregisters. An error in the block is raised unchanged; an error of unregistering is logged then.
         Raises what `register` and `unregister` raise.
 
         >>> async with discovery.registered(spec) as instance:  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Reports of registrations to the log and to callbacks: one line for the hundreds that share a fate."""
+"""Changes of state, as the log and the callbacks hear of them: one line for hundreds that share a fate."""
 
 from __future__ import annotations
 

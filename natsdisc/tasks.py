@@ -16,9 +16,9 @@ _log = log.logger(__name__)
 _T = TypeVar("_T")
 
 # Seconds that a cancelled call waits for what it has begun: a server that is there answers within that.
-_CANCELLED_WAIT = 0.4
+_CANCELLED_WAIT_S = 0.4
 # Seconds in which a cancelled task ends, unless something below swallows the cancellation.
-_CANCELLING = 0.1
+_CANCELLING_S = 0.1
 
 
 class Tasks:
@@ -55,15 +55,15 @@ class Tasks:
         except asyncio.CancelledError:
             self.check_cancelled_by_caller(task)
             self._leave_alone(what, task)
-            await asyncio.wait((task,), timeout=_CANCELLED_WAIT)
+            await asyncio.wait((task,), timeout=_CANCELLED_WAIT_S)
             raise
 
     async def undo(
         self, what: str, work: asyncio.Task[_T], undo: Callable[[_T], Coroutine[Any, Any, Any]]
     ) -> None:
-        """After a cancellation:
+        """Undo `work`, whose caller was cancelled, once it has succeeded.
 
-        when `work` has succeeded, undo it. Waits 0.4 s at most; the rest goes on alone.
+        Waits 0.4 s at most; the rest goes on by itself.
         """
 
         async def wait_and_undo() -> None:
@@ -71,13 +71,13 @@ class Tasks:
             if not work.cancelled() and work.exception() is None:
                 await undo(work.result())
 
-        await asyncio.wait((self.start_alone(what, wait_and_undo()),), timeout=_CANCELLED_WAIT)
+        await asyncio.wait((self.start_alone(what, wait_and_undo()),), timeout=_CANCELLED_WAIT_S)
 
     @staticmethod
     async def stop(task: asyncio.Task[Any]) -> None:
         """Cancel `task` and wait 0.4 s at most until it has tidied up."""
         task.cancel()
-        await asyncio.wait((task,), timeout=_CANCELLED_WAIT)
+        await asyncio.wait((task,), timeout=_CANCELLED_WAIT_S)
 
     @staticmethod
     def check_cancelled_by_caller(work: asyncio.Task[Any]) -> None:
@@ -93,7 +93,7 @@ class Tasks:
         for task in list(self._running):
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running, timeout=_CANCELLING)
+            await asyncio.wait(self._running, timeout=_CANCELLING_S)
 
     def _leave_alone(self, what: str, task: asyncio.Task[Any]) -> None:
         def tell(ended: asyncio.Task[Any]) -> None:
@@ -124,7 +124,7 @@ async def bounded(what: str, work: Coroutine[Any, Any, Any], seconds: float) -> 
         if not step.done():
             step.cancel()
     if not in_time:
-        await asyncio.wait((step,), timeout=_CANCELLING)
+        await asyncio.wait((step,), timeout=_CANCELLING_S)
         _log.warning(
             "%s did not end within %.1f s and was given up",
             what,

@@ -103,7 +103,7 @@ def history() -> None:
 @click.option(
     "--at",
     type=_Moment(),
-    help="Show what was there then: 14:03 (the last one, local time) or a date and time.",
+    help="Show what was there then: 14:03 (local time) or a date and time.",
 )
 @json_option
 @connection_options

@@ -34,7 +34,7 @@ def spec(name: str = "ep", **metadata: Any) -> EndpointSpec:
 
 
 class Dependency:
-    """What a check asks; `answer` is returned, or raised if it is an exception, or awaited for ever."""
+    """The subject of a check; `answer` is returned, or raised if it is an exception, or awaited for ever."""
 
     def __init__(self, answer: object = True) -> None:
         self.answer = answer

@@ -120,7 +120,7 @@ class Clients(RuleBasedStateMachine):
         for id, instance in list(self.truth.items()):
             if (id.namespace, id.component, id.endpoint) != place:
                 continue
-            change: dict[str, Any] = {"transport": Transport.http(value)}
+            change: dict[str, Any] = {"transport": Transport.http(f"http://{value}:80")}
             if isinstance(instance, natsdisc.ModelInstance):
                 change = {"card": value}
             try:

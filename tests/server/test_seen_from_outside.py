@@ -71,7 +71,7 @@ async def world(caplog: pytest.LogCaptureFixture) -> AsyncIterator[World]:
 
 async def test_what_stats_show(world: World) -> None:
     stats = world.service.stats()
-    assert stats.registrations == {"active": 2, "recovering": 0, "lost": 0}
+    assert stats.registrations == {"pending": 0, "active": 2, "recovering": 0, "lost": 0, "failed": 0}
     assert list(stats.queries) == [SHOP]
     picture = stats.queries[SHOP]
     assert (picture.instances, picture.synced) == (2, True)
@@ -170,7 +170,7 @@ async def test_a_lost_registration_is_logged_with_its_id(caplog: pytest.LogCaptu
     await two.unregister(mine)
     await two.register(spec(at="two"))
     await eventually(lambda: one.stats().registrations["lost"], PATIENCE)
-    assert one.stats().registrations == {"active": 0, "recovering": 0, "lost": 1}
+    assert one.stats().registrations == {"pending": 0, "active": 0, "recovering": 0, "lost": 1, "failed": 0}
     assert fields(caplog, "lost") == [{"id": "shop/cart/checkout/1"}]
     await crash(two)
     await one.close()

@@ -26,6 +26,7 @@ import nats.errors
 
 from natsdisc import DiscoveryError, endpoints, models
 from natsdisc.server import NatsServer
+from tests.faults.chaos_states import States
 from tests.faults.ghost_reader import Reader
 from tests.faults.kills import NOBODY, Kills
 from tests.faults.kit import QUERIES, STREAMS, Fleet, Plain, foreign
@@ -58,6 +59,7 @@ class Chaos:
         nodes: list[NatsServer],
         links: dict[str, Proxy],
         cluster: Network | None,
+        states: States,
         *,
         storage: Storage,
         tombstone_ttl: float,
@@ -90,6 +92,7 @@ class Chaos:
             self._keys_vanish if storage == "memory" else self._keys_of_owners_vanish,
             self._writer_crashes,
             self._watches_open_and_close,
+            *states.kinds(fleet, links),
         )
         if cluster is not None:
             self._kinds += (self._node_is_parted,)
@@ -399,19 +402,18 @@ async def run(
     say(f"seed {seed}: {instances} instances, {nodes} nodes, {stored} storage, {seconds:g} s of faults")
     writers = max(1, min(10, instances // 5))
     async with contextlib.AsyncExitStack() as opened:
-        cluster: Network | None = None
-        if nodes == 1:
-            servers = [await opened.enter_async_context(NatsServer())]
-        else:
-            cluster = await opened.enter_async_context(Network(size=nodes))
-            servers = cluster.nodes
+        states = opened.enter_context(States(seed))
+        cluster = None if nodes == 1 else Network(size=nodes)
+        servers = [NatsServer()] if cluster is None else cluster.nodes
+        states.prepare(servers)
+        await opened.enter_async_context(servers[0] if cluster is None else cluster)
         # On a cluster clients learn of all nodes, and go past the proxies when they come back.
         proxies = [await opened.enter_async_context(Proxy(servers[0].port)) for _ in range(2)]
         fleet = await opened.enter_async_context(
             Fleet(
                 [server.url for server in servers],
-                watch_urls=proxies[0].url,
-                write_urls=proxies[1].url,
+                watch_urls=states.url("watchers", proxies[0]),
+                write_urls=states.url("writers", proxies[1]),
                 discoveries=discoveries,
                 writers=writers,
                 each=instances // writers,
@@ -424,7 +426,15 @@ async def run(
         )
         links = dict(zip(("watchers", "writers"), proxies, strict=True))
         chaos = Chaos(
-            fleet, seed, servers, links, cluster, storage=stored, tombstone_ttl=tombstone_ttl, slack=slack
+            fleet,
+            seed,
+            servers,
+            links,
+            cluster,
+            states,
+            storage=stored,
+            tombstone_ttl=tombstone_ttl,
+            slack=slack,
         )
         await chaos.run(seconds, say)
     say(f"seed {seed}: nothing was lost, invented or left behind")

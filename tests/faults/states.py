@@ -53,9 +53,14 @@ class Certificates:
         """What the `tls` block says of files."""
         return f'cert_file: "{self._directory}/server.pem", key_file: "{self._directory}/server.key"'
 
+    @property
+    def authority(self) -> Path:
+        """The certificate of the authority."""
+        return self._directory / "ca.pem"
+
     def context(self) -> ssl.SSLContext:
-        """What a client needs to trust the server."""
-        return ssl.create_default_context(cafile=self._directory / "ca.pem")
+        """Return what a client needs to trust the server."""
+        return ssl.create_default_context(cafile=self.authority)
 
     def __enter__(self) -> Self:
         subprocess.run(["sh", str(_MAKE), str(self._directory)], check=True, capture_output=True)

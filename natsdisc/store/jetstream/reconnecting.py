@@ -18,7 +18,7 @@ from nats.errors import NoServersError
 
 from ... import log
 from .outage import LONGEST_PAUSE_S, Outages
-from .transport import abort, end_gently
+from .transport import abort, end_gently, websocket_timeout
 
 __all__ = ["ReconnectingClient"]
 
@@ -112,15 +112,19 @@ class ReconnectingClient(Client):  # type: ignore[misc]  # nats-py is not typed
     async def _connect_to_server(self, s: Any) -> None:
         await self._discard()
         s.last_attempt = time.monotonic()
-        settings = {"buffer_size": _BUFFER_BYTES, "connect_timeout": self.options["connect_timeout"]}
-        if s.uri.scheme in ("ws", "wss"):
-            self._transport = WebSocketTransport(ws_headers=self.options["ws_connection_headers"])
-        else:
+        most = self.options["connect_timeout"]
+        if s.uri.scheme not in ("ws", "wss"):
             self._transport = TcpTransport()
-        if s.uri.scheme == "wss":
-            await self._transport.connect_tls(s.uri, ssl_context=self.ssl_context, **settings)
-        else:
-            await self._transport.connect(s.uri, **settings)
+            await self._transport.connect(s.uri, buffer_size=_BUFFER_BYTES, connect_timeout=most)
+            return
+        self._transport = WebSocketTransport(ws_headers=self.options["ws_connection_headers"])
+        settings = {"buffer_size": _BUFFER_BYTES, "connect_timeout": websocket_timeout(most)}
+        # aiohttp itself waits five minutes for a server that accepts and says nothing.
+        async with asyncio.timeout(most):
+            if s.uri.scheme == "wss":
+                await self._transport.connect_tls(s.uri, ssl_context=self.ssl_context, **settings)
+            else:
+                await self._transport.connect(s.uri, **settings)
 
     # -- the end --
 

@@ -6,9 +6,10 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import nats.aio.transport
 from nats.aio.client import Client
 
-__all__ = ["abort", "end_gently", "is_encrypted", "quieten"]
+__all__ = ["abort", "end_gently", "is_encrypted", "quieten", "websocket_timeout"]
 
 # nats-py upgrades to TLS with a second writer; the first one stays the owner of the socket.
 _WRITERS = ("_io_writer", "_bare_io_writer")
@@ -21,6 +22,15 @@ def is_encrypted(client: Client) -> bool:
     if writer is not None:
         return writer.get_extra_info("ssl_object") is not None
     return bool(getattr(transport, "_using_tls", False))
+
+
+def websocket_timeout(seconds: float) -> Any:
+    """Return the `seconds` that nats-py hands to aiohttp in the form that this aiohttp does not warn of.
+
+    aiohttp means by it how long closing a websocket takes, and not how long connecting takes.
+    """
+    form = getattr(nats.aio.transport.aiohttp, "ClientWSTimeout", None)  # since aiohttp 3.11
+    return seconds if form is None else form(ws_close=seconds)
 
 
 def abort(transport: Any) -> None:

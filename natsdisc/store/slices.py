@@ -1,7 +1,7 @@
 """Work that is done in slices, so that it never holds the event loop for long.
 
 Rules
-1. A message that arrives while nothing waits is done at once, as long as this turn of the loop has time left for it.
+1. A message that arrives while nothing waits is done at once, while this turn of the loop has time left.
 2. Everything else waits, and is done in its order, a slice a turn.
 3. The queue is bounded. Beyond the bound a message is done at once, so that its sender is slowed down.
 """

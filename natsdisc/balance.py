@@ -70,7 +70,7 @@ class _Stateless:
 class RoundRobin(_Stateless):
     """One after the other, beginning at a random place.
 
-    So many new clients do not all begin at the same instance; `source` decides where. Each view that is given
+    Many new clients do not all begin at the same instance; `source` decides where. Each view that is given
     a RoundRobin takes turns of its own.
     """
 

@@ -11,8 +11,8 @@ Rules
 4. `unregistered` removes at once. `expired` and absence are held for the grace first, also when rule 2 keeps
    the key; a put that decodes ends either hold, and the same bytes again mean that nothing happened.
 5. `keep` says that a key's message is not to be believed. It is treated like a put that does not decode.
-6. After `recover`, for ten times the grace, many owners may be on their way back. What expires or is absent
-   then is held until none of it has come back for three times the grace, instead of each for the grace.
+6. After `recover`, for ten times the grace, many owners may be on their way back. A removal by expiry or
+   absence is then held until none has come back for three times the grace, instead of each for the grace.
 7. Every change says what was before and after, so changes of one key can be joined, and cancel out.
 """
 

@@ -391,7 +391,7 @@ class Discovery(Registering):
 
         It takes two seconds at most beyond `drain` when the server is away or does not answer: leases then
         end what is left, and the log says so. A server that answers is given the time that many registrations
-        need. Errors on the way are logged, never raised. Whatever waits on this Discovery meanwhile raises
+        need. Errors on the way are logged, never raised. A caller that waits on this Discovery meanwhile gets
         ClosedError or ends. Nothing happens in a forked child, since all is its parent's.
         Raises WrongLoopError; InvalidValueError for a `drain` that is no number of seconds, or with `keep`.
 

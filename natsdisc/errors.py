@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-# So many reasons are in the text of an error that has any number of them.
+# An error names at most this many reasons.
 _REASONS_SHOWN = 10
 
 

@@ -1,4 +1,4 @@
-"""What happened in a registry, and what was there at a moment: read from the history of its buckets."""
+"""Past events of a registry, and its content at a moment: read from the history of its buckets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Change", "instances_at", "read_history", "since_time"]
 class Change:
     """An event, and when the server copied what caused it into the history, which is a moment later (UTC).
 
-    What was there already when the history was made has the time of that.
+    Entries that were there when the history was made have the time of that.
     """
 
     time: datetime

@@ -55,7 +55,7 @@ MEASURES = (
     Measure("instances", "Instances that are there, by query.", _instances, grows=False),
     Measure("synced", "1 when the first picture of a query is complete.", _synced, grows=False),
     Measure("staleness", "Since the server last confirmed the picture.", _staleness, unit="s", grows=False),
-    Measure("registrations", "What this process registered, by state.", _registrations, grows=False),
+    Measure("registrations", "Registrations of this process, by state.", _registrations, grows=False),
     Measure("events", "Events that watches were given.", _one(lambda stats: stats.events)),
     Measure("conflated", "Changes joined for slow readers.", _one(lambda stats: stats.conflated)),
     Measure("resyncs", "New snapshots, by their reason.", _resyncs),

@@ -41,7 +41,7 @@ async def check(
 ) -> None:
     """Return when all is well; raise NotReadyError after `timeout` seconds.
 
-    What cannot become well by itself is raised as soon as the server has answered.
+    A condition that cannot become well by itself is raised as soon as the server has answered.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout

@@ -154,7 +154,7 @@ class NatsServer:
     Entering raises what `start` raises; cancelling it leaves nothing behind. Leaving it stops the server;
     cancelling that kills it.
 
-    Whatever thread starts it, the server goes on until `stop`, or until this process ends: after a normal
+    Started by any thread, the server goes on until `stop`, or until this process ends: after a normal
     exit it is stopped; after a crash or `kill -9` the kernel kills it at once on Linux, where only its
     temporary directory remains. On other systems a server whose owner crashed goes on.
 
@@ -196,7 +196,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """What clients connect to, such as `nats://127.0.0.1:4222`; of the last run when not running."""
+        """The URL for clients, such as `nats://127.0.0.1:4222`; of the last run when not running."""
         if self._url is None:
             raise ServerError("the server was never started")
         return self._url
@@ -233,7 +233,7 @@ class NatsServer:
 
     @property
     def log(self) -> str:
-        """What the server has written since `start`; after `stop`, all of it."""
+        """The log of the server since `start`; after `stop`, all of it."""
         if self._directory is None:
             return self._last_log
         path = self._directory / "log"
@@ -397,7 +397,7 @@ class NatsServer:
         return None
 
     def _read_info(self, url: str) -> Generator[float, None, dict[str, Any] | None]:
-        """What the server says of itself in the first line of a connection; None when it closed instead."""
+        """Return the first line of a connection, parsed; None when the server closed it instead."""
         address = urlsplit(url)
         line = b""
         with (

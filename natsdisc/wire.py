@@ -103,7 +103,7 @@ def dumps(instance: Instance) -> bytes:
     if instance.extra:
         fields.update(instance.extra)
     try:
-        # What only orjson can write (dates, dataclasses) would come back as something else.
+        # Values that only orjson can write (dates, dataclasses) would come back as something else.
         data = orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"the {part} of {instance.id} has no JSON form: {error}") from error

@@ -18,10 +18,10 @@ _WIDTH = 100
 
 @click.command(
     short_help="Print the permissions that a user of a role needs.",
-    epilog="\n\n".join(("What permissions do not protect:", *LIMITS)),
+    epilog="\n\n".join(("Permissions do not protect against these:", *LIMITS)),
 )
 @click.option(
-    "--role", type=click.Choice([role.value for role in Role]), required=True, help="What the user does."
+    "--role", type=click.Choice([role.value for role in Role]), required=True, help="The role of the user."
 )
 @click.option("--namespace", metavar="NS", help="Confine a reader or registrar to this namespace.")
 @click.option("--component", help="Confine it to this component of the namespace.")

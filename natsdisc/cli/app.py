@@ -59,7 +59,7 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
         except BrokenPipeError:
-            # The reader has what it wanted. What is still buffered must not fail at the interpreter's end.
+            # The reader has what it wanted. Buffered output must not fail at the interpreter's end.
             discard()
             ctx.exit(ExitCode.FINE)
         except OSError as error:

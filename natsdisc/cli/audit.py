@@ -19,7 +19,7 @@ __all__ = ["audit"]
 
 # Looking at a message takes the server about a tenth of a millisecond.
 _MOST_LOOKS = 20_000
-# So many of each kind are shown; the rest are counted.
+# This many of each kind are shown; the rest are counted.
 _MOST_SHOWN = 10
 _LONGEST = 200  # characters of what others wrote, in a line
 _WRONG = (Suspicion.SCHEDULE, Suspicion.FORGED)

@@ -11,7 +11,7 @@ import click
 __all__ = ["context_names", "load_context", "selected_context"]
 
 _KEYS = ("url", "user", "password", "token", "creds", "nkey", "cert", "key", "ca", "inbox_prefix")
-# What natsdisc calls them, and what the nats command does.
+# Their names in natsdisc, and in the nats command.
 _RENAMED = {"domain": "jetstream_domain", "api_prefix": "jetstream_api_prefix"}
 _FILES = ("creds", "nkey", "cert", "key", "ca")
 

@@ -1,4 +1,4 @@
-"""What `natsdisc top` counts: the instances of each component, and what came and went."""
+"""The counts of `natsdisc top`: the instances of each component, and what came and went."""
 
 from __future__ import annotations
 

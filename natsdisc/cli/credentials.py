@@ -13,10 +13,10 @@ __all__ = ["hidden", "hide", "read_secret", "split_url", "without_secrets"]
 _MASK = "***"
 # A shorter one cannot be told from other text; it would hide half of every message.
 _SHORTEST = 3
-# Whatever stands before the last `@` of a URL. A password may hold `@`, `/`, `:` and quotes.
+# All that stands before the last `@` of a URL. A password may hold `@`, `/`, `:` and quotes.
 _USERINFO = re.compile(r"(?<=://)(?:(?!,\s*\w+://)\S)*@")
 _LONGEST_FILE = 64 * 1024  # bytes
-# What a program that `register -- COMMAND` runs does not get, unless it is asked for.
+# A program that `register -- COMMAND` runs does not get these, unless it is asked for.
 _SECRETS = ("CREDS", "KEY", "TLSKEY", "NKEY", "SIGNER", "PASSWORD", "PASSWORD_FILE", "TOKEN", "TOKEN_FILE")
 _SECRET_VARIABLES = {f"{prefix}_{name}" for prefix in ("NATS", "NATSDISC") for name in _SECRETS}
 _URL_VARIABLES = ("NATS_URL", "NATSDISC_SERVER")

@@ -1,4 +1,4 @@
-"""What the demo shows: lines of what happens, and on a terminal the registry as a table below them."""
+"""The output of the demo: lines of what happens, and on a terminal the registry as a table below them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _COLOURS = {OK: "green", NOTE: "yellow", BROKEN: "red", SKIPPED: "bright_black"}
     type=click.Choice([role.value for role in Role]),
     default=Role.REGISTRAR.value,
     show_default=True,
-    help="What this user has to be able to do.",
+    help="The role that this user has to have.",
 )
 @click.option("--namespace", metavar="NS", help="Where it has to be able to do that.  [default: everywhere]")
 @click.option("--component", help="The component of the namespace.")

@@ -1,4 +1,4 @@
-"""What `natsdisc doctor` looks at, one thing after the other."""
+"""The checks of `natsdisc doctor`, one after the other."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def _unreachable(connection: Connection, error: DiscoveryError) -> list[Fi
             text, todo = await what_listens(url)
         except ValueError as bad:
             raise InvalidValueError(f"not an address: {bad}") from bad
-        # What can be reached refused us in its own words.
+        # A reachable server refused us in its own words.
         findings.append(Finding("connect", BROKEN, f"{text} ({error})", todo))
     return findings
 

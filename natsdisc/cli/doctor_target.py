@@ -1,4 +1,4 @@
-"""What `natsdisc doctor` is asked to look at."""
+"""The target of `natsdisc doctor`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Target"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is to be checked: a connection, and what its user should be able to do with it."""
+    """A connection to check, and the rights that its user should have."""
 
     connection: Connection
     role: Role
@@ -25,7 +25,7 @@ class Target:
     options: dict[str, Any]  # for buckets that are made
 
     def permissions(self, role: Role) -> Permissions:
-        """What `role` needs here; an operator is never confined."""
+        """Return the rights that `role` needs here; an operator is never confined."""
         confined = role is not Role.OPERATOR
         return permissions(
             role,

@@ -1,4 +1,4 @@
-"""What goes wrong, as one line on stderr and an exit code."""
+"""Failures, as one line on stderr and an exit code."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ OK, NOTE, BROKEN, SKIPPED = "ok", "note", "broken", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, how it is, and what to do if that is not good."""
+    """The result of one check, and what to do if it is not good."""
 
     check: str
     state: str

@@ -101,7 +101,9 @@ def history() -> None:
 @place_argument()
 @click.option("--since", type=SPAN, help="Only what happened in this last time: 90s, 15m, 2h, 7d.")
 @click.option(
-    "--at", type=_Moment(), help="What was there then: 14:03 (the last one, local time) or a date and time."
+    "--at",
+    type=_Moment(),
+    help="Show what was there then: 14:03 (local time) or a date and time.",
 )
 @json_option
 @connection_options

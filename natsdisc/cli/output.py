@@ -36,7 +36,7 @@ def prepare() -> None:
     """Make stdin, stdout and stderr usable: some may be closed, or unable to show each character."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # Whatever is opened next must not become our stdout.
+            # The next file that is opened must not become our stdout.
             opened = os.open(os.devnull, os.O_RDWR)
             if opened != descriptor:
                 os.dup2(opened, descriptor)

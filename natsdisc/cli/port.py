@@ -1,4 +1,4 @@
-"""What listens where no NATS server took us."""
+"""Listeners at an address where no NATS server answered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PORT = 4222
 
 
 async def what_listens(url: str) -> tuple[str, str]:
-    """What is wrong with the address of `url`, and what to do about it."""
+    """Return what is wrong with the address of `url`, and what to do about it."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     host, port = parts.hostname or "127.0.0.1", parts.port or _PORT
     where = f"{host}:{port}"

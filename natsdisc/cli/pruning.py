@@ -1,4 +1,4 @@
-"""What `natsdisc prune` finds, and how it tells the dead from the living."""
+"""The findings of `natsdisc prune`: how it tells dead entries from living ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ENDABLE = (Suspicion.SCHEDULE, Suspicion.NOT_A_LEASE)
 
 
 class Fate(StrEnum):
-    """What became of an entry."""
+    """The outcome for an entry."""
 
     WOULD_BE_REMOVED = "would be removed"
     WOULD_BE_LENT = "would be given a lease"

@@ -21,7 +21,7 @@ from .run import Stopped, run, survives_hangup
 
 __all__ = ["register"]
 
-# What people write for the kinds that the library itself knows.
+# Short names of the kinds that the library itself knows.
 _KINDS = {"nats": "nats_tcp"}
 
 

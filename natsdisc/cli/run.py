@@ -29,7 +29,7 @@ class Stopped(Exception):  # noqa: N818 - an event, not an error
 
 
 def run(work: Coroutine[Any, Any, _T], *, needs_reader: bool = False, quiet: bool = False) -> _T:
-    """What `work` returns. A signal cancels it; further ones are ignored while it closes, as that is quick.
+    """Return what `work` returns. A signal cancels it; further ones are ignored while it closes.
 
     With `needs_reader`, so does the end of whoever reads our stdout through a pipe. With `quiet`, the
     library's log is not shown.
@@ -132,7 +132,7 @@ class _Stderr(logging.Handler):
     """Warnings of the library, and that all is well again, in the form of the command's own errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What ends a watch is raised as well, and told then.
+        # An error that ends a watch is raised as well, and told then.
         if record.name != "natsdisc.watch" or record.levelno < logging.ERROR:
             word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
             say(f"natsdisc: {word}{hidden(record.getMessage())}", err=True)

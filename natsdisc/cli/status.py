@@ -28,7 +28,7 @@ _KINDS = {name: kind for kind, name in BUCKETS.items()}
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """What is in a bucket: entries, how many of them have no lease, and marks of removals."""
+    """The content of a bucket: entries, how many of them have no lease, and marks of removals."""
 
     state: StreamState
     entries: int
@@ -40,7 +40,7 @@ class _Bucket:
 
     @property
     def degraded(self) -> list[str]:
-        """What is not as it should be."""
+        """The conditions that are not as they should be."""
         state, found = self.state, []
         if state.fault is not None:
             found.append(state.fault)

@@ -109,7 +109,7 @@ async def _animate(live: Live) -> None:
 
 
 class LogHandler(logging.Handler):
-    """What the library logs, as lines between the events."""
+    """The log of the library, as lines between the events."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__(logging.INFO)

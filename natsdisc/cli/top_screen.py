@@ -1,4 +1,4 @@
-"""What `natsdisc top` draws: components, what came and went, and the keys."""
+"""The screen of `natsdisc top`: components, what came and went, and the keys."""
 
 from __future__ import annotations
 

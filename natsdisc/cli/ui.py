@@ -38,7 +38,7 @@ _ACTIONS = ("drain", "disable", "enable", "prune")
     "--allow",
     metavar="ACTION,...",
     default="",
-    help=f"What operators may do on the page: {', '.join(_ACTIONS)}. Without it the page is read-only.",
+    help=f"Actions for operators: {', '.join(_ACTIONS)}. Without it the page is read-only.",
 )
 @click.option(
     "--ui-token-file",

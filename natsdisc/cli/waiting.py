@@ -1,4 +1,4 @@
-"""What a command waits for while a server is away: told at once, and again with growing pauses."""
+"""The wait of a command while a server is away: told at once, and again with growing pauses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tell_on_stderr(text: str) -> None:
 
 
 class Waiting:
-    """What the connection, the registrations and the watches of one Discovery wait for.
+    """The reasons for which the connection, the registrations and the watches of one Discovery wait.
 
     `options` go to `natsdisc.connect`, and `during` runs around the use of the Discovery.
     """

@@ -1,4 +1,4 @@
-"""What natsdisc needs of a place where registries live: buckets of keys and values, and watches over them.
+"""The contract of a place where registries live: buckets of keys and values, and watches over them.
 
 A store knows nothing of instances. Keys are the dotted keys of `natsdisc.keys`, values are bytes, and a
 revision is a number that grows with every write to a bucket.

@@ -1,6 +1,6 @@
 """The reports of a reader, without the values that no trusted key has signed.
 
-A signature takes tens of microseconds to verify, so a large snapshot is verified in slices. What comes behind
+A signature takes tens of microseconds to verify, so a large snapshot is verified in slices. Messages behind
 values that wait for that waits too: a sink hears everything in its order.
 """
 

@@ -117,7 +117,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a heartbeat renews: `key` goes in `ttl` seconds, unless somebody wrote it after `revision`.
+    """The lease that a heartbeat renews: `key` goes in `ttl` seconds, unless it was written after `revision`.
 
     `owner` tells this holder from others of the same key.
     """

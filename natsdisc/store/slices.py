@@ -1,9 +1,9 @@
 """Work that is done in slices, so that it never holds the event loop for long.
 
 Rules
-1. What arrives while nothing waits is done at once, as long as this turn of the loop has time left for it.
+1. A message that arrives while nothing waits is done at once, while this turn of the loop has time left.
 2. Everything else waits, and is done in its order, a slice a turn.
-3. What waits is bounded. Beyond the bound it is done at once, so that its sender is slowed down.
+3. The queue is bounded. Beyond the bound a message is done at once, so that its sender is slowed down.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 __all__ = ["Slices", "Worker"]
 
-# Seconds of work in one turn of the event loop. What arrives and what waits may take that long each.
+# Seconds of work in one turn of the event loop. Arriving and waiting messages may take that long each.
 _SLICE_S = 0.004
 
 

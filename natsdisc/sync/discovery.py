@@ -231,7 +231,7 @@ class Discovery:
         """End the watches, unregister everything this process registered, and let go of the connection.
 
         With `drain` (seconds), mark our endpoints first, and go on serving for so long. It takes two seconds
-        at most beyond that. What a parent process registered before it forked is left alone.
+        at most beyond that. Registrations of a parent process from before a fork are left alone.
         Raises InvalidValueError for a `drain` that is no number of seconds.
         """
         self._sessions.close(drain)

@@ -1,4 +1,4 @@
-"""What may reach the page: which hosts, with which token, and which actions."""
+"""Access to the page: which hosts, with which token, and which actions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECURITY = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may open the page, and what they may do.
+    """The rules for opening the page, and for acting on it.
 
     `allow` names the actions of `ACTIONS` that are offered; none by default. With a `token` a browser must
     show it once, as `/?token=…`. `hosts` are the names under which the page may be opened; an empty one

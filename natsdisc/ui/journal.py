@@ -16,7 +16,7 @@ _MINUTE_S = 60.0
 
 @dataclass(slots=True)
 class _Minute:
-    """What happened in a minute; `instances` is how many there were at its end."""
+    """The counts of one minute; `instances` is how many there were at its end."""
 
     minute: int
     instances: int = 0
@@ -27,7 +27,7 @@ class _Minute:
 
 
 class Journal:
-    """What happened since the page's server began, for at most an hour."""
+    """Arrivals and removals since the page's server began, for at most an hour."""
 
     def __init__(self) -> None:
         self.entries: deque[dict[str, Any]] = deque(maxlen=_MOST_ENTRIES)

@@ -26,7 +26,7 @@ _NOTICE_KEPT_S = 120.0
 
 
 class Page:
-    """What one open page has still to hear. It is bounded: a row that changes twice is sent once."""
+    """The news that one open page has still to hear. It is bounded: a row that changes twice is sent once."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any] | None] = {}

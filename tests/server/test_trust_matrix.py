@@ -306,7 +306,7 @@ ACTIONS: dict[str, Callable[[Scene], bool]] = {
 
 def table() -> dict[str, dict[str, str]]:
     """The cells of the page: by row, then by column."""
-    section = PAGE.read_text("utf-8").partition("## Who can do what to whom\n")[2].partition("\n## ")[0]
+    section = PAGE.read_text("utf-8").partition("## Rights of each role\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}

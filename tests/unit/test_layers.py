@@ -130,7 +130,10 @@ def is_apart(name: str) -> bool:
 
 
 def level_of(name: str) -> int:
-    return LEVELS["natsdisc.store.jetstream" if is_below(name, "natsdisc.store.jetstream") else name]
+    package = next(
+        (one for one in ("natsdisc.store.jetstream", "natsdisc.model") if is_below(name, one)), name
+    )
+    return LEVELS[package]
 
 
 def outside(name: str) -> set[str]:

@@ -119,7 +119,7 @@ class JetStreamStore:
 
     @property
     def connection_counts(self) -> Counter[str]:
-        """What was counted about the connection, such as `breaks`, `reconnects` and `failed_attempts`."""
+        """The counters of the connection, such as `breaks`, `reconnects` and `failed_attempts`."""
         return self._requester.counts
 
     def attach(self) -> None:
@@ -131,7 +131,7 @@ class JetStreamStore:
         self._users -= 1
         if self._users > 0:
             return
-        # Whoever attaches while this waits begins anew.
+        # A Discovery that attaches while this waits begins anew.
         requester, self._requester = self._requester, Requester(self._nc)
         buckets, self._buckets = self._buckets, {}
         self._api = JetStreamApi(self._requester, self._subjects)

@@ -1,4 +1,4 @@
-"""What tools ask of a server that a Discovery has no use for: the streams, the user's rights, the clocks."""
+"""Questions that only tools ask of a server: the streams, the user's rights, the clocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["TOMBSTONE_TTL", "Admin", "Difference", "Server", "StreamState"]
 _NEVER = str(2**62)
 # How long the marks of removals stay that a tool makes.
 TOMBSTONE_TTL = "300s"
-# What is asked this way is told by the server's next answer.
+# The server's next answer tells what was asked this way.
 _FLUSH_TIMEOUT = 5
 # A snapshot of a million entries takes less.
 _SNAPSHOT_TIMEOUT = 60.0
@@ -82,7 +82,7 @@ class Admin:
 
     @property
     def server(self) -> Server:
-        """Who answers."""
+        """The server that answers."""
         client = self._connection.client
         info: dict[str, Any] = client._server_info
         url = client.connected_url

@@ -57,7 +57,7 @@ class WrongSequenceError(ConflictError):
 
 
 class NoResponderError(StoreUnavailableError):
-    """Nobody listens: no such stream, or a stream without a leader."""
+    """No subscriber answers: no such stream, or a stream without a leader."""
 
 
 class FenceInFlightError(StoreUnavailableError):

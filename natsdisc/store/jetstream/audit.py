@@ -45,7 +45,7 @@ _SOURCE = "Nats-Schedule-Source"
 
 
 class Suspicion(StrEnum):
-    """What is wrong with a message."""
+    """The fault of a message."""
 
     SCHEDULE = "foreign schedule"
     NOT_A_LEASE = "not a lease"

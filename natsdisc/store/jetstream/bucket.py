@@ -25,7 +25,7 @@ __all__ = ["JetStreamBucket"]
 
 _T = TypeVar("_T")
 
-# So many writes of a bucket are on their way at once; more would only time out in the server's queue.
+# At most this many writes of a bucket are on their way at once; more would time out in the queue.
 _WRITES_AT_ONCE = 256
 # Headers of a value message count as payload; ours need less than this.
 _HEADER_BYTES = 256

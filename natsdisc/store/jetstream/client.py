@@ -36,7 +36,7 @@ class OwnClient(ReconnectingClient):
         self.tls_wanted = False
         # Whether the server has told what holds for this user; it does behind its first PONG.
         self.settled = False
-        # What the server told before it knew the account.
+        # The server's limits before it knew the account.
         self.first_max_payload: int | None = None
         self._repair: asyncio.Task[None] | None = None
 

@@ -129,7 +129,7 @@ async def open_connection(
             return_when=asyncio.FIRST_COMPLETED,
         )
         if connecting.done() and connecting.exception() is None:
-            # What holds for this user, such as its max_payload, stands in a line behind the first one.
+            # The limits of this user, such as its max_payload, stand in a line behind the first one.
             with suppress(NatsError, OSError):
                 await client.flush(_FLUSH_TIMEOUT_S)
             connected = True

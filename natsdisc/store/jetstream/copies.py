@@ -24,7 +24,7 @@ _TRIES = 24
 _READ_TIMEOUT = 10.0
 _NS = 1_000_000_000
 _INACTIVE_THRESHOLD = 10.0
-# A copy may be behind for a moment. What it lacks is believed after a second look.
+# A copy may be behind for a moment. Missing entries are believed after a second look.
 _SECOND_LOOK = 1.0
 
 
@@ -125,7 +125,7 @@ async def _read(api: JetStreamApi, stream: Stream, filter: str, node: str) -> di
 
 @dataclass(slots=True)
 class _Reading:
-    """What arrives of a copy."""
+    """The messages that arrive of a copy."""
 
     subjects: dict[str, int] = field(default_factory=dict)
     done: asyncio.Event = field(default_factory=asyncio.Event)

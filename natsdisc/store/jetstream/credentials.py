@@ -1,4 +1,4 @@
-"""What is read from a credentials file, which somebody else may be writing at that moment."""
+"""Reading a credentials file, which somebody else may be writing at that moment."""
 
 from __future__ import annotations
 

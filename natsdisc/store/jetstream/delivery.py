@@ -202,7 +202,7 @@ class Delivery:
                 self._answer_flow_control(stalled)
 
     def _answer_flow_control(self, subject: str) -> None:
-        # Whatever else stands there, the message of somebody else would be sent with our permissions.
+        # With any other reply subject, somebody else's message would be sent with our permissions.
         if subject.startswith(_FLOW_CONTROL_PREFIX):
             self._answer(subject)
 

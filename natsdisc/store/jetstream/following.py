@@ -23,7 +23,7 @@ __all__ = ["SILENCE_S", "Following"]
 SILENCE_S = 2.0 * IDLE_HEARTBEAT_S
 # A replacement that could not be made is tried again after this (seconds).
 _REPLACE_AGAIN_S = 5.0
-# So many copies in a row may be found lacking entries.
+# At most this many copies in a row may be found lacking entries.
 _MOST_WRONG_COPIES = 3
 # Without any sign of trouble the consumer is asked now and then whether everything arrived; and if anything
 # has changed since, all is read again, the more rarely the more there is (seconds, and seconds an entry).

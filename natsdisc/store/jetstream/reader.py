@@ -4,7 +4,7 @@ A consumer with `last_per_subject` begins with a snapshot, and is then followed.
 may have cost a message: a gap in the consumer's sequence, silence where idle heartbeats should be, or a
 reconnect. The next consumer then reports a whole new snapshot: the sink works out what changed.
 
-What ends a watch: its connection was closed, or the server refused this user the very first consumer of it.
+A watch ends when its connection was closed, or when the server refused its very first consumer.
 Everything else can be put right by somebody, and is waited for: the sink is stale meanwhile.
 """
 
@@ -133,7 +133,7 @@ class OrderedReader:
             )
 
     async def _run(self) -> None:
-        # What nobody answers is soon asked again; what somebody has to put right, not so soon.
+        # A question without an answer is soon asked again; what somebody has to put right, not so soon.
         unanswered = Backoff(0.1, _LONGEST_PAUSE)
         unusable = Backoff(0.1, _LONGEST_PAUSE_FOR_OTHERS)
         while True:

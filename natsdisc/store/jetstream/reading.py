@@ -23,7 +23,7 @@ _COPY_LAG_S = 1.0
 
 
 class Place:
-    """What a watch reads: one filter of one stream, through the gate of one connection."""
+    """The reading of one watch: one filter of one stream, through the gate of one connection."""
 
     def __init__(self, api: JetStreamApi, stream: Stream, tokens: str, gate: SnapshotGate) -> None:
         self.api = api
@@ -57,7 +57,7 @@ class Reading:
         """When it was last certain that nothing was missed (loop's clock); None in the first snapshot."""
         if self.delivery.confirmed is None:
             return None
-        # What comes from a node that is cut off from the stream confirms nothing.
+        # A message from a node that is cut off from the stream confirms nothing.
         return min(self.delivery.confirmed, self.probe.confirmed)
 
     def start(self) -> None:
@@ -130,7 +130,7 @@ class Reading:
             self.last_sequence = int(info["delivered"]["stream_seq"])
         if was_quiet:
             delivery.expect(delivery.received + pending)
-        # What was delivered before the answer was written has arrived before the answer.
+        # Messages that were delivered before the answer was written arrive before the answer.
         return delivered <= delivery.received
 
     async def content(self) -> tuple[int, int] | None:

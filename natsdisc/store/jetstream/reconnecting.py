@@ -46,7 +46,7 @@ class ReconnectingClient(Client):  # type: ignore[misc]  # nats-py is not typed
 
     @property
     def counts(self) -> Counter[str]:
-        """What was counted: breaks, reconnects, failed and refused attempts, errors, ended tasks."""
+        """The counters: breaks, reconnects, failed and refused attempts, errors, ended tasks."""
         return self.outages.counts
 
     # -- a connection is lost, and made again --

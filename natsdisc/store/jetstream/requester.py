@@ -65,7 +65,7 @@ class Requester:
 
     @property
     def counts(self) -> Counter[str]:
-        """What was counted: breaks, failed and refused attempts, errors, ended tasks, and so on."""
+        """The counters: breaks, failed and refused attempts, errors, ended tasks, and so on."""
         return self._live.counts + self._mailbox.counts + Counter(getattr(self._nc, "counts", {}))
 
     @property

@@ -34,7 +34,7 @@ _INFO_DENIED_FOR_S = 300.0
 
 
 class Stream(StreamMessages):
-    """What is known of the stream behind one bucket, and questions to its leader."""
+    """The stream behind one bucket: what is known of it, and questions to its leader."""
 
     def __init__(self, api: JetStreamApi, bucket: str, options: StreamOptions, clock: ServerTime) -> None:
         self.bucket = f"{options.bucket_prefix}_{bucket}" if options.bucket_prefix else bucket

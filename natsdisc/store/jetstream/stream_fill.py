@@ -13,7 +13,7 @@ __all__ = ["Fill"]
 _FULL = 0.9
 # For so long (seconds) what the server told is added to instead of being asked for again.
 _KNOWN_FOR_S = 1.0
-# What a registration takes besides its value: subjects, headers and its lease.
+# A registration takes this besides its value: subjects, headers and its lease.
 _OVERHEAD_BYTES = 700
 
 

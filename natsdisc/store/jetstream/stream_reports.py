@@ -1,4 +1,4 @@
-"""The log lines about the stream behind one bucket. What lasts is told once in five minutes at most."""
+"""The log lines about the stream behind one bucket. A lasting one is told once in five minutes."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _OWNERS_RETURN_S = 3.0
 _SPREAD_PER_PROCESS_S, _LONGEST_SPREAD_S = 0.002, 2.0
 # Seconds between two sweeps without a reason, for the whole fleet.
 _PERIOD_IN_FILES_S, _PERIOD_IN_COPIES_S, _PERIOD_IN_MEMORY_S = 45.0, 10.0, 300.0
-# So many processes look at the mark as often as that; of more, each looks the more rarely.
+# Up to this many processes look at the mark as often as that; of more, each looks the more rarely.
 _FLEET = 20
 # But a dead entry is to be gone within a minute, whatever the number of processes is taken for.
 _LONGEST_PAUSE_S = 45.0

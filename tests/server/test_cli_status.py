@@ -34,7 +34,9 @@ async def test_status_json(shell: Shell, registry: list[str], discovery: Discove
     assert {name: bucket[name] for name in expected} == expected
     assert bucket["bucket"] == f"{prefix}_v1_instances"
     assert (bucket["replicas"], bucket["storage"], bucket["fault"]) == (1, "memory", None)
-    assert bucket["written"] >= bucket["messages"] == 4  # two entries, a lease, the mark of a removal
+    # Two entries, a lease, the mark of a removal; and that of a sweep, if one came by.
+    assert bucket["written"] >= bucket["messages"]
+    assert bucket["messages"] in (4, 5)
 
 
 async def test_status_for_people(

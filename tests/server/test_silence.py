@@ -228,7 +228,7 @@ RUBBISH = {
 @pytest.mark.parametrize("answer", RUBBISH)
 async def test_a_malformed_answer_is_an_error_of_ours(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server without JetStream, and somebody else who answers in its place."""
-    monkeypatch.setattr("natsdisc.store.jetstream.bucket.REQUEST_TIMEOUT", 0.5)
+    monkeypatch.setattr("natsdisc.store.jetstream.requests.REQUEST_TIMEOUT", 0.5)
     async with NatsServer(config="accounts { A { users: [ { user: u, password: p } ] } }") as server:
         liar = await nats.connect(url_of(server))
 

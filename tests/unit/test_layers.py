@@ -85,7 +85,6 @@ APART = (
     "natsdisc.ui",
     "natsdisc.integrations",
     "natsdisc.sync",
-    "natsdisc.pytest_plugin",
 )
 
 

@@ -86,7 +86,6 @@ APART = (
     "natsdisc.ui",
     "natsdisc.integrations",
     "natsdisc.sync",
-    "natsdisc.pytest_plugin",
 )
 
 

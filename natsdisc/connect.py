@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from .discovery import Discovery
-from .options import check_options, checked_keys
+from .options import check_options, checked_keys, checked_models
 from .registration import Registration
 from .signing import Secret, Signer, Trust
 from .store.jetstream import JetStreamStore
@@ -53,6 +53,7 @@ def connect(
     on_state: Callable[[Registration], object] | None = None,
     signer: Signer | Secret | None = None,
     trusted: Trust | Mapping[str, Iterable[str]] | None = None,
+    models: Literal["dynamo"] | None = None,
     **nats_options: Any,
 ) -> Connecting:
     """Return a Discovery on a NATS connection of its own; `nats_options` go to nats-py.
@@ -75,6 +76,7 @@ def connect(
 
     async def open_discovery() -> Discovery:
         check_options(instance_id, lease_ttl, expiry_grace)
+        checked_models(models)
         own_key, trust = checked_keys(signer, trusted)
         store = await JetStreamStore.connect(
             servers,
@@ -96,6 +98,7 @@ def connect(
             on_state=on_state,
             signer=own_key,
             trusted=trust,
+            models=models,
         )
 
     return Connecting(open_discovery)

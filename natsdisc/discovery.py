@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 from . import entry, keys, log
 from .balance import Balance
@@ -36,13 +36,15 @@ from .model import (
     EventSourceQuery,
     Instance,
     Kind,
+    ModelCardInstanceId,
     ModelInstance,
     ModelQuery,
     Query,
     new_instance_id,
 )
+from .model import models as model_cards
 from .notices import Notices
-from .options import check_options, checked_callback, checked_keys
+from .options import check_options, checked_callback, checked_keys, checked_models
 from .readiness import check
 from .registering import Registering
 from .registrar import Registrar, Registration
@@ -85,6 +87,9 @@ class Discovery(Registering):
     function) everything that is written is signed. With `trusted` (a Trust, or what that takes: public NKeys
     by namespace) only what one of these keys has signed is believed. Both need the extra `nkeys`.
 
+    With `models="dynamo"`, this Discovery registers, changes and removes model cards by Dynamo's rules: see
+    docs/dynamo.md.
+
     It belongs to the event loop that it is made in, or first used in. Elsewhere its methods raise
     WrongLoopError.
     """
@@ -100,8 +105,10 @@ class Discovery(Registering):
         on_state: Callable[[Registration], object] | None = None,
         signer: Signer | Secret | None = None,
         trusted: Trust | Mapping[str, Iterable[str]] | None = None,
+        models: Literal["dynamo"] | None = None,
     ) -> None:
         check_options(instance_id, lease_ttl, expiry_grace)
+        self._models = checked_models(models)
         self._instance_id = new_instance_id() if instance_id is None else instance_id
         self._lease_ttl = lease_ttl
         self._grace = expiry_grace
@@ -206,6 +213,9 @@ class Discovery(Registering):
         except ValueError:
             raise InvalidValueError(f"services takes a Kind, such as Kind.MODEL, not {kind!r}") from None
         return count_services(kind, await self._read(Query(kind)))
+
+    async def _cards_at(self, place: ModelInstance | ModelCardInstanceId) -> builtins.list[ModelInstance]:
+        return await self.list(model_cards(place.namespace, place.component, place.endpoint))
 
     async def _read(self, query: Query) -> dict[str, bytes]:
         bucket = self._store.bucket(entry.BUCKETS[query.kind])

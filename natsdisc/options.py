@@ -11,7 +11,15 @@ from .model import check_instance_id
 from .reports import OnChange
 from .signing import Secret, Signer, Trust
 
-__all__ = ["UNSET", "Unset", "check_options", "checked_callback", "checked_keys", "checked_ttl"]
+__all__ = [
+    "UNSET",
+    "Unset",
+    "check_options",
+    "checked_callback",
+    "checked_keys",
+    "checked_models",
+    "checked_ttl",
+]
 
 # The server keeps schedules in whole seconds and tombstones expire no faster (ADR-43).
 _MIN_LEASE_TTL_S = 1.0
@@ -44,6 +52,13 @@ def checked_keys(
         signer if signer is None or isinstance(signer, Signer) else Signer(signer),
         trusted if trusted is None or isinstance(trusted, Trust) else Trust(trusted),
     )
+
+
+def checked_models(models: object) -> str | None:
+    """Return the rules for model cards that a user asked for; raises InvalidValueError for unknown ones."""
+    if models is None or models == "dynamo":
+        return "dynamo" if models else None
+    raise InvalidValueError(f'models must be None or "dynamo", not {models!r:.80}')
 
 
 def checked_ttl(ttl: float | None) -> float | None:

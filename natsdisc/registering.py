@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
-from . import entry, keys
+from . import cards, entry, keys
 from .addresses import check_address
-from .errors import ClosedError, DiscoveryError, InvalidValueError
+from .errors import ClosedError, ConflictError, DiscoveryError, InvalidValueError
 from .events import emit
 from .health import Health, HealthCheck, checked_health
 from .model import (
@@ -23,6 +23,7 @@ from .model import (
     EventSourceSpec,
     Instance,
     InstanceId,
+    ModelCardInstanceId,
     ModelInstance,
     ModelSpec,
     Query,
@@ -61,8 +62,12 @@ class Registering:
     _instance_id: int
     _lease_ttl: float | None
     _is_draining: bool
+    _models: str | None
 
     def _check_open(self, *, needs_loop: bool = True) -> None:
+        raise NotImplementedError
+
+    async def _cards_at(self, place: ModelInstance | ModelCardInstanceId) -> builtins.list[ModelInstance]:
         raise NotImplementedError
 
     @property
@@ -150,6 +155,11 @@ class Registering:
         """
         check = checked_health(health, health_interval, health_failures, health_successes)
         instance, ttl = self._wanted(spec, lease_ttl, check)
+        if self._models is not None and isinstance(instance, ModelInstance):
+            raise InvalidValueError(
+                f'cannot announce {instance.id}: models="dynamo" compares it with the cards that are there; '
+                "use register"
+            )
         return self._registrar.announce(instance, ttl, check)
 
     @overload
@@ -218,6 +228,13 @@ class Registering:
         id = instance.id if isinstance(instance, Instance) else instance
         if not isinstance(id, InstanceId):
             raise InvalidValueError(f"unregister takes an instance or its id, not {type(id).__name__}")
+        if self._models is not None and isinstance(id, ModelCardInstanceId) and id.model_suffix is None:
+            listed = [card.id for card in await self._cards_at(id)]
+            for adapter in cards.adapters_of(id, [*(one.id for one in self.registrations), *listed]):
+                await self._unregister(adapter)
+        await self._unregister(id)
+
+    async def _unregister(self, id: InstanceId) -> None:
         work: Coroutine[Any, Any, None]
         if self._registrar.find(id) is not None:
             work = self._registrar.unregister(id)
@@ -255,8 +272,15 @@ class Registering:
         if unknown:
             raise InvalidValueError(f"{instance.id} has no {', '.join(sorted(unknown))}")
 
+        held = self._registrar.find(instance.id)
+        if self._models is not None and isinstance(instance, ModelInstance) and held is None:
+            raise ConflictError(f'cannot change {instance.id}: with models="dynamo" only its owner does')
+
         def change(current: Instance) -> Instance:
-            return dataclasses.replace(current, **changes)
+            changed = dataclasses.replace(current, **changes)
+            if self._models is not None:
+                cards.check_change(current, changed)
+            return changed
 
         work = self._registrar.change(instance, change, changes)
         return cast(_InstanceT, await self._tasks.finish(f"updating {instance.id}", work))
@@ -332,6 +356,22 @@ class Registering:
 
     async def _register(self, spec: Spec, lease_ttl: _Ttl, health: HealthCheck | None) -> Registration:
         instance, ttl = self._wanted(spec, lease_ttl, health)
+        if self._models is None or not isinstance(instance, ModelInstance):
+            return await self._make(instance, ttl, health)
+        held = self._registrar.find(instance.id)
+        if held is not None and cards.differs_in_taints(held.instance, instance):
+            instance = cast(ModelInstance, held.instance)  # the taints were changed since, and stay
+        cards.check_beside(instance, await self._cards_at(instance))
+        registration = await self._make(instance, ttl, health)
+        try:
+            # Another process may have looked at the same time; both see it now.
+            cards.check_beside(instance, await self._cards_at(instance))
+        except BaseException:
+            await self._give_back(registration)
+            raise
+        return registration
+
+    async def _make(self, instance: Instance, ttl: float | None, health: HealthCheck | None) -> Registration:
         work = self._tasks.start(self._registrar.register(instance, ttl, health))
         try:
             return await asyncio.shield(work)

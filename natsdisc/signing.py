@@ -37,6 +37,8 @@ _TEXT = re.compile(
 )
 _SIGNATURE_BYTES = 64
 _EVERYWHERE = "*"
+# The ends of the names of the buckets for events; a registry's prefix may stand before them.
+_EVENTS = ("v1_event_channels", "v1_event_sources")
 # Signatures that were verified once are not verified again by the next snapshot. A digest takes 100 bytes.
 _MOST_VERIFIED = 100_000
 
@@ -185,13 +187,13 @@ class Trust:
         else:
             self._keys.setdefault(keys.to_token(namespace), {}).update(raw)
 
-    def allows(self, key: str, public_key: str) -> bool:
-        """Return whether `public_key` may sign what lies under the dotted `key`."""
-        return self._find(key, public_key) is not None
+    def allows(self, bucket: str, key: str, public_key: str) -> bool:
+        """Return whether `public_key` may sign what lies under the dotted `key` of `bucket`."""
+        return self._find(bucket, key, public_key) is not None
 
-    def names(self, key: str) -> bool:
-        """Return whether any key is named for the namespace of the dotted `key`, or for all."""
-        return bool(self._everywhere) or bool(self._keys.get(_token(key)))
+    def names(self, bucket: str, key: str) -> bool:
+        """Return whether any NKey is named for the namespace of the dotted `key` of `bucket`, or for all."""
+        return bool(self._everywhere) or bool(self._keys.get(_namespace(bucket, key)))
 
     def verify(self, bucket: str, key: str, value: bytes, header: str | None) -> Signature:
         """Return the signature of a value, as it stands in `header`.
@@ -202,7 +204,7 @@ class Trust:
         if header is None:
             raise UntrustedError("it has no signature")
         found = Signature.parse(header)
-        raw = self._find(key, found.public_key)
+        raw = self._find(bucket, key, found.public_key)
         if raw is None:
             raise UntrustedError(
                 f"it is signed with {found.public_key}, which is not trusted for its namespace"
@@ -225,11 +227,11 @@ class Trust:
             self._verified[digest] = None
         return found
 
-    def _find(self, key: str, public_key: str) -> bytes | None:
+    def _find(self, bucket: str, key: str, public_key: str) -> bytes | None:
         raw = self._everywhere.get(public_key)
         if raw is not None:
             return raw
-        named = self._keys.get(_token(key))
+        named = self._keys.get(_namespace(bucket, key))
         return None if named is None else named.get(public_key)
 
     def __repr__(self) -> str:
@@ -237,8 +239,16 @@ class Trust:
         return f"<Trust in {namespaces} namespaces>"
 
 
-def _token(key: str) -> str:
-    return key.partition(".")[0]
+def _namespace(bucket: str, key: str) -> str:
+    """Return the token of the namespace that the dotted `key` of `bucket` lies in.
+
+    The key of an event begins with the word `namespace`. In a bucket of events, a key that does not lies in
+    no namespace; the empty text, which no namespace has, stands for that.
+    """
+    first, _, rest = key.partition(".")
+    if not bucket.endswith(_EVENTS):
+        return first
+    return rest.partition(".")[0] if first == "namespace" else ""
 
 
 def _call(function: Sign, nacl: Any, data: bytes) -> tuple[str, bytes]:

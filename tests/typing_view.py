@@ -9,6 +9,7 @@ from natsdisc import (
     Added,
     Discovery,
     EndpointInstance,
+    EndpointSpec,
     Event,
     Instance,
     InstanceId,
@@ -23,6 +24,7 @@ from natsdisc import (
     balance,
     endpoints,
     models,
+    sync,
 )
 
 
@@ -118,3 +120,19 @@ class Last:
 
 def own_picker(discovery: Discovery) -> View[EndpointInstance]:
     return discovery.view(endpoints(), balance=Last())
+
+
+def without_asyncio(discovery: sync.Discovery) -> None:
+    registration = discovery.announce(
+        EndpointSpec("shop", "cart", "pay", transport=Transport.http("http://a"))
+    )
+    assert_type(registration, sync.Registration)
+    assert_type(registration.active(timeout=1.0), Instance)
+    assert_type(discovery.list(endpoints(), where=lambda one: one.transport.kind), list[EndpointInstance])
+    with discovery.registered(
+        EndpointSpec("shop", "cart", "pay", transport=Transport.http("http://a")), lease_ttl=None
+    ) as instance:
+        assert_type(instance, EndpointInstance)
+    with discovery.view(models(), where=lambda card: card.card, panic_threshold=0) as view:
+        assert_type(view, sync.View[ModelInstance])
+        assert_type(view.call(lambda one: one.endpoint, attempts=3, timeout=1.0), str)

@@ -6,7 +6,6 @@ app = FastAPI(lifespan=DiscoveryLifespan(EndpointSpec("shop", "cart", "pay", tra
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -22,27 +21,19 @@ from starlette.responses import JSONResponse
 from .. import log
 from ..connect import connect
 from ..discovery import Discovery
-from ..errors import (
-    AlreadyRegisteredError,
-    ClosedError,
-    DiscoveryError,
-    InvalidNameError,
-    InvalidValueError,
-    StoreUnavailableError,
-)
-from ..lease import State
+from ..errors import DiscoveryError, InvalidValueError, StoreUnavailableError
 from ..model import EndpointSpec
 
 __all__ = ["DiscoveryLifespan"]
 
 _log = log.logger(__name__)
 
-# Seconds between attempts to connect to our own address, and to register after a failure.
-_PROBE_INTERVAL, _RETRY_INTERVAL = 0.05, 1.0
+# Seconds between attempts to connect to our own address, and of one such attempt at most.
+_PROBE_INTERVAL, _PROBE_TIMEOUT = 0.05, 1.0
 # Seconds after which an address that accepts nothing is probably not the one of this server.
 _PROBE_PATIENCE = 15.0
-# A second attempt may mend these no more than a first one.
-_FINAL = (AlreadyRegisteredError, ClosedError, InvalidNameError, InvalidValueError)
+# Seconds that `ready` waits: Kubernetes and most load balancers give a probe one second.
+_CHECK_S = 0.8
 
 
 class DiscoveryLifespan:
@@ -87,6 +78,7 @@ class DiscoveryLifespan:
     def _reset(self) -> None:
         self._discovery: Discovery | None = None
         self._error: DiscoveryError | None = None
+        self._announced = 0
         self._starting: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
@@ -121,69 +113,54 @@ class DiscoveryLifespan:
                 await asyncio.wait((self._leaving,))
 
     async def ready(self, request: Request) -> JSONResponse:
-        """Answer a readiness probe: 200 when every endpoint is registered, else 503 with the reason."""
-        reason = self._why_not_ready()
+        """Answer a readiness probe: 200 when every endpoint is registered and all is well, else 503.
+
+        `reason` in the answer says why not. It takes 0.8 s at most, within the second that probes wait.
+        """
+        reason = await self._why_not_ready()
         return JSONResponse(
             {"ready": reason is None, **({} if reason is None else {"reason": reason})},
             status_code=200 if reason is None else 503,
         )
 
-    def _why_not_ready(self) -> str | None:
+    async def _why_not_ready(self) -> str | None:
         if self._leaving is not None:
             return "draining"
         if self._error is not None:
             return str(self._error)
         if self._discovery is None:
             return "not connected to NATS yet"
-        registrations = self._discovery.registrations
-        if len(registrations) < len(self._specs):
+        if self._announced < len(self._specs):
             return "not registered yet"
-        for one in registrations:
-            if one.state is not State.ACTIVE:
-                return f"{one.id} is {one.state}: {one.error or 'its registration is not confirmed'}"
+        try:
+            await self._discovery.check(timeout=_CHECK_S)
+        except DiscoveryError as error:
+            return "draining" if self._leaving is not None else str(error)
         return None
 
     async def _start(self) -> None:
-        """Connect, and register each endpoint when its server listens."""
+        """Connect, and announce each endpoint when its server listens."""
         try:
             self._discovery = await connect(self._servers, **self._options)
         except DiscoveryError as error:
-            self._error = error
-            _log.error(
-                "connecting to NATS failed, so nothing is registered: %s",
-                error,
-                extra=log.fields("not_registered", error=error),
-            )
+            self._refuse("connecting to NATS failed, so nothing is registered: %s", error)
             return
         await asyncio.gather(*(self._announce(self._discovery, spec) for spec in self._specs))
 
     async def _announce(self, discovery: Discovery, spec: EndpointSpec) -> None:
         await _until_listening(self._address(spec))
-        told = False
-        while True:
-            try:
-                await discovery.register(spec)
-            except DiscoveryError as error:
-                self._error = error
-                is_final = isinstance(error, _FINAL)
-                if is_final or not told:
-                    _log.log(
-                        logging.ERROR if is_final else logging.WARNING,
-                        "registering %s/%s/%s failed%s: %s",
-                        spec.namespace,
-                        spec.component,
-                        spec.endpoint,
-                        "" if is_final else " and is tried again every second",
-                        error,
-                        extra=log.fields("not_registered", error=error),
-                    )
-                if is_final:
-                    return
-                told = True
-                await asyncio.sleep(_RETRY_INTERVAL)
-            else:
-                self._error = None
-                return
+        try:
+            discovery.announce(spec)
+        except DiscoveryError as error:
+            place = f"{spec.namespace}/{spec.component}/{spec.endpoint}"
+            self._refuse(f"registering {place} failed: %s", error)
+        else:
+            self._announced += 1
+
+    def _refuse(self, message: str, error: DiscoveryError) -> None:
+        """Log an error that no second attempt mends, and keep it for `ready`."""
+        self._error = error
+        _log.error(message, error, extra=log.fields("not_registered", error=error))
 
     def _address(self, spec: EndpointSpec) -> str:
         """Return the host and port that must accept connections first; empty for none."""
@@ -252,7 +229,7 @@ async def _until_listening(address: str) -> None:
     waited, told = 0.0, False
     while True:
         try:
-            async with asyncio.timeout(_RETRY_INTERVAL):
+            async with asyncio.timeout(_PROBE_TIMEOUT):
                 _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except (OSError, TimeoutError) as error:
             if waited >= _PROBE_PATIENCE and not told:

@@ -232,14 +232,14 @@ class SignedBucket:
         )
 
     def _check_signer(self, key: str) -> None:
-        if self._trust is None or not self._trust.names(key):
+        if self._trust is None or not self._trust.names(self.name, key):
             return
         if self._signer is None:
             raise InvalidValueError(
                 f"cannot write {key} in bucket {self.name}: `trusted` names keys for its namespace, and "
                 "without a `signer` every reader that trusts them ignores it"
             )
-        if not self._trust.allows(key, self._signer.public_key):
+        if not self._trust.allows(self.name, key, self._signer.public_key):
             raise InvalidValueError(
                 f"cannot write {key} in bucket {self.name}: {self._signer.public_key}, the key of `signer`, "
                 "is not one that `trusted` names for its namespace"
@@ -247,7 +247,7 @@ class SignedBucket:
 
     def _trust_at(self, key: str) -> Trust | None:
         """Return the keys of values under `key` that may be adopted; None where signatures do not matter."""
-        return self._trust if self._trust is not None and self._trust.names(key) else self._own_key
+        return self._trust if self._trust is not None and self._trust.names(self.name, key) else self._own_key
 
     def _verified(self, trust: Trust, entry: Entry) -> Signature | None:
         """Return the signature of an entry that may be adopted; None for an entry that is nobody's."""

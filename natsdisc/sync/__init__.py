@@ -10,7 +10,8 @@ Calls may come from any thread. All work is done by one event loop thread in the
 """
 
 from .discovery import Discovery, connect
+from .registration import Registration
 from .view import View
 from .watch import Watch
 
-__all__ = ["Discovery", "View", "Watch", "connect"]
+__all__ = ["Discovery", "Registration", "View", "Watch", "connect"]

@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, overload
 
 from .. import discovery as asynchronous
+from .. import registration as registrations
 from .. import view as views
 from ..balance import Balance
 from ..callbacks import check_callback
 from ..connect import Connecting
 from ..connect import connect as connect_asynchronously
+from ..history import Change
 from ..model import (
     EndpointInstance,
     EndpointQuery,
-    EndpointSpec,
     EventChannelInstance,
     EventChannelQuery,
-    EventChannelSpec,
     EventSourceInstance,
     EventSourceQuery,
-    EventSourceSpec,
     Instance,
-    InstanceId,
+    Kind,
     ModelInstance,
     ModelQuery,
-    ModelSpec,
     Query,
 )
-from ..registrar import Registration
+from ..services import Service
 from ..stats import Stats
-from .session import Sessions
+from ..where import Where
+from .registering import Registering
+from .registration import Registration
+from .session import Session, Sessions
 from .signals import close_on_signal
-from .thread import Callbacks
 from .view import View
 from .watch import Watch
 
 __all__ = ["Discovery", "connect"]
 
-_Instance = TypeVar("_Instance", bound=Instance)
 
-
-class Discovery:
+class Discovery(Registering):
     """Registers instances, lists them, and watches them come and go, without asyncio.
 
     `make` is called on the event loop thread, once in each process. It returns a `natsdisc.Discovery`, or
@@ -59,26 +58,15 @@ class Discovery:
     def __init__(
         self, make: Callable[[], asynchronous.Discovery | Awaitable[asynchronous.Discovery]]
     ) -> None:
-        self._sessions = Sessions(lambda callbacks: make())
+        self._sessions = Sessions(lambda session: make())
 
     @classmethod
-    def _with_callbacks(
-        cls, make: Callable[[Callbacks], asynchronous.Discovery | Awaitable[asynchronous.Discovery]]
+    def _with_session(
+        cls, make: Callable[[Session], asynchronous.Discovery | Awaitable[asynchronous.Discovery]]
     ) -> Self:
         discovery = cls.__new__(cls)
         discovery._sessions = Sessions(make)
         return discovery
-
-    @property
-    def instance_id(self) -> int:
-        """This process's id, an unsigned 64-bit integer; a forked child has another one."""
-        return self._sessions.get().discovery.instance_id
-
-    @property
-    def registrations(self) -> tuple[Registration, ...]:
-        """The registrations of this process, each with its state."""
-        session = self._sessions.get()
-        return session.thread.read(lambda: session.discovery.registrations)
 
     def stats(self) -> Stats:
         """Return the counters, and what is seen and held, as they are now."""
@@ -86,155 +74,189 @@ class Discovery:
         return session.thread.read(session.discovery.stats)
 
     @overload
-    def register(
-        self, spec: EndpointSpec, *, timeout: float | None = ..., **options: Any
-    ) -> EndpointInstance: ...
-
-    @overload
-    def register(
-        self, spec: EventChannelSpec, *, timeout: float | None = ..., **options: Any
-    ) -> EventChannelInstance: ...
-
-    @overload
-    def register(
-        self, spec: EventSourceSpec, *, timeout: float | None = ..., **options: Any
-    ) -> EventSourceInstance: ...
-
-    @overload
-    def register(self, spec: ModelSpec, *, timeout: float | None = ..., **options: Any) -> ModelInstance: ...
-
-    def register(self, spec: Any, *, timeout: float | None = None, **options: Any) -> Any:
-        """Put an instance into the registry until it is unregistered, or this process dies.
-
-        The options are those of `natsdisc.Discovery.register`, such as `lease_ttl` in seconds. After
-        `timeout` seconds what had begun is taken back.
-        Raises TimeoutError, and what `natsdisc.Discovery.register` does.
-
-            discovery.register(EndpointSpec("shop", "cart", "pay", transport=Transport.http(address)))
-        """
-        session = self._sessions.get()
-        return session.thread.run(
-            lambda: session.discovery.register(spec, **options), f"registering {_named(spec)}", timeout
-        )
-
-    def unregister(self, instance: Instance | InstanceId, *, timeout: float | None = None) -> None:
-        """Take an instance out of the registry; one that is not there is already unregistered.
-
-        After `timeout` seconds it is still taken out in the background. Raises TimeoutError, and what
-        `natsdisc.Discovery.unregister` does.
-
-        Example: `discovery.unregister(mine)`
-        """
-        session = self._sessions.get()
-        session.thread.run(
-            lambda: session.discovery.unregister(instance), f"unregistering {_named(instance)}", timeout
-        )
-
-    def update(self, instance: _Instance, *, timeout: float | None = None, **changes: Any) -> _Instance:
-        """Change what is registered, if nobody else changed it first; watchers get an Added.
-
-        The changes are `transport`, `metadata` or `card`. Raises TimeoutError after `timeout` seconds, and
-        what `natsdisc.Discovery.update` does.
-
-        Example: `discovery.update(mine, metadata={"weight": 3})`
-        """
-        session = self._sessions.get()
-        return session.thread.run(
-            lambda: session.discovery.update(instance, **changes), f"updating {_named(instance)}", timeout
-        )
-
-    def drain(self, instance: EndpointInstance, *, timeout: float | None = None) -> EndpointInstance:
-        """Mark an endpoint, so that pickers leave it out while it still serves.
-
-        Raises TimeoutError after `timeout` seconds, and what `natsdisc.Discovery.drain` does.
-        """
-        session = self._sessions.get()
-        return session.thread.run(
-            lambda: session.discovery.drain(instance), f"draining {_named(instance)}", timeout
-        )
-
-    @overload
     def list(
-        self, query: EndpointQuery, *, timeout: float | None = ..., **options: Any
+        self,
+        query: EndpointQuery,
+        *,
+        where: Where[EndpointInstance] | None = ...,
+        timeout: float | None = ...,
     ) -> builtins.list[EndpointInstance]: ...
 
     @overload
     def list(
-        self, query: ModelQuery, *, timeout: float | None = ..., **options: Any
+        self, query: ModelQuery, *, where: Where[ModelInstance] | None = ..., timeout: float | None = ...
     ) -> builtins.list[ModelInstance]: ...
 
     @overload
     def list(
-        self, query: EventChannelQuery, *, timeout: float | None = ..., **options: Any
+        self,
+        query: EventChannelQuery,
+        *,
+        where: Where[EventChannelInstance] | None = ...,
+        timeout: float | None = ...,
     ) -> builtins.list[EventChannelInstance]: ...
 
     @overload
     def list(
-        self, query: EventSourceQuery, *, timeout: float | None = ..., **options: Any
+        self,
+        query: EventSourceQuery,
+        *,
+        where: Where[EventSourceInstance] | None = ...,
+        timeout: float | None = ...,
     ) -> builtins.list[EventSourceInstance]: ...
 
     @overload
     def list(
-        self, query: Query, *, timeout: float | None = ..., **options: Any
+        self, query: Query, *, where: Where[Instance] | None = ..., timeout: float | None = ...
     ) -> builtins.list[Instance]: ...
 
-    def list(self, query: Query, *, timeout: float | None = None, **options: Any) -> builtins.list[Any]:
+    def list(
+        self, query: Query, *, where: Where[Any] | None = None, timeout: float | None = None
+    ) -> builtins.list[Any]:
         """Return the instances of `query` as they are now, sorted by id; none without a bucket.
 
-        The options are those of `natsdisc.Discovery.list`. Raises TimeoutError after `timeout` seconds, and
-        what `natsdisc.Discovery.list` does.
+        With `where`, a function of an instance, return those for which it is true; the event loop thread
+        calls it. Raises TimeoutError after `timeout` seconds, and what `natsdisc.Discovery.list` raises.
 
-        Example: `discovery.list(endpoints("shop"))`
+        >>> discovery.list(endpoints("shop"), timeout=5)  # doctest: +SKIP
         """
         session = self._sessions.get()
         return session.thread.run(
-            lambda: session.discovery.list(query, **options), f"listing {query}", timeout
+            lambda: session.discovery.list(query, where=where), f"listing {query}", timeout
         )
 
-    def list_and_watch(self, query: Query, **options: Any) -> Watch:
-        """Return a watch: the instances of `query` as Added, and then every change, until it is closed.
+    def services(self, kind: Kind = Kind.ENDPOINT, *, timeout: float | None = None) -> builtins.list[Service]:
+        """Return the places that have instances of `kind`, with their number, sorted by name.
 
-        The options and guarantees are those of `natsdisc.Discovery.list_and_watch`.
+        Raises TimeoutError after `timeout` seconds, and what `natsdisc.Discovery.services` raises.
+
+        >>> [service.endpoint for service in discovery.services()]  # doctest: +SKIP
         """
         session = self._sessions.get()
-        watch = session.thread.read(lambda: session.discovery.list_and_watch(query, **options))
+        return session.thread.run(lambda: session.discovery.services(kind), "listing the services", timeout)
+
+    def history(
+        self, query: Query, *, since: datetime | float | None = None, timeout: float | None = None
+    ) -> builtins.list[Change]:
+        """Return what happened to the instances of `query`, the oldest change first.
+
+        `since` is an aware datetime, or seconds before now; without it, all that is kept. Raises TimeoutError
+        after `timeout` seconds, and what `natsdisc.Discovery.history` raises.
+
+        >>> discovery.history(endpoints("shop"), since=3600)  # doctest: +SKIP
+        """
+        session = self._sessions.get()
+        return session.thread.run(
+            lambda: session.discovery.history(query, since=since), f"the history of {query}", timeout
+        )
+
+    def check(self, *, timeout: float = 2.0) -> None:
+        """Return when the server answers, and every watch, view and registration is well.
+
+        Waits `timeout` seconds at most for all of it. Raises NotReadyError, whose `reasons` say all that is
+        not well, and what `natsdisc.Discovery.check` raises.
+
+        >>> discovery.check(timeout=1.0)  # doctest: +SKIP
+        """
+        session = self._sessions.get()
+        session.thread.run(lambda: session.discovery.check(timeout=timeout), "checking")
+
+    def list_and_watch(self, query: Query, *, where: Where[Any] | None = None) -> Watch:
+        """Return a watch: the instances of `query` as Added, and then every change, until it is closed.
+
+        `where` and the guarantees are those of `natsdisc.Discovery.list_and_watch`; the event loop thread
+        calls `where`. Raises InvalidValueError, ClosedError.
+
+        >>> with discovery.list_and_watch(endpoints("shop")) as events:  # doctest: +SKIP
+        ...     print(next(events))
+        """
+        session = self._sessions.get()
+        watch = session.thread.read(lambda: session.discovery.list_and_watch(query, where=where))
         return Watch(session, watch, f"watch of {query}")
 
     @overload
     def view(
-        self, query: EndpointQuery, *, balance: Balance | None = ..., **options: Any
+        self,
+        query: EndpointQuery,
+        *,
+        where: Where[EndpointInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
     ) -> View[EndpointInstance]: ...
 
     @overload
     def view(
-        self, query: ModelQuery, *, balance: Balance | None = ..., **options: Any
+        self,
+        query: ModelQuery,
+        *,
+        where: Where[ModelInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
     ) -> View[ModelInstance]: ...
 
     @overload
-    def view(self, query: Query, *, balance: Balance | None = ..., **options: Any) -> View[Instance]: ...
+    def view(
+        self,
+        query: EventChannelQuery,
+        *,
+        where: Where[EventChannelInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventChannelInstance]: ...
 
-    def view(self, query: Query, *, balance: Balance | None = None, **options: Any) -> View[Any]:
+    @overload
+    def view(
+        self,
+        query: EventSourceQuery,
+        *,
+        where: Where[EventSourceInstance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[EventSourceInstance]: ...
+
+    @overload
+    def view(
+        self,
+        query: Query,
+        *,
+        where: Where[Instance] | None = ...,
+        balance: Balance | None = ...,
+        panic_threshold: float = ...,
+    ) -> View[Instance]: ...
+
+    def view(
+        self,
+        query: Query,
+        *,
+        where: Where[Any] | None = None,
+        balance: Balance | None = None,
+        panic_threshold: float = 0.5,
+    ) -> View[Any]:
         """Return a picture of `query` that follows the registry, picking by `balance` (or round robin).
 
-        The options are those of `natsdisc.Discovery.view`. Raises ClosedError, InvalidValueError.
+        The arguments are those of `natsdisc.Discovery.view`; the event loop thread calls `where`.
+        Raises ClosedError, InvalidValueError.
 
-            with discovery.view(endpoints("shop", "cart")) as view:
-                view.pick()
+        >>> with discovery.view(endpoints("shop", "cart")) as view:  # doctest: +SKIP
+        ...     view.pick()
         """
 
         def open_view(discovery: asynchronous.Discovery) -> views.View[Any]:
-            return discovery.view(query, balance=balance, **options)
+            return discovery.view(query, where=where, balance=balance, panic_threshold=panic_threshold)
 
         return View(self._sessions, query, open_view)
 
-    def close(self, *, drain: float = 0.0) -> None:
+    def close(self, *, drain: float = 0.0, keep: bool = False) -> None:
         """End the watches, unregister everything this process registered, and let go of the connection.
 
-        With `drain` (seconds), mark our endpoints first, and go on serving for so long. It takes two seconds
-        at most beyond that. Registrations of a parent process from before a fork are left alone.
-        Raises InvalidValueError for a `drain` that is no number of seconds.
+        With `drain` (seconds), mark our endpoints first, and go on serving for so long. With `keep`, nothing
+        is unregistered: see `natsdisc.Discovery.close`. It takes two seconds at most beyond `drain`.
+        Registrations of a parent process from before a fork are left alone.
+        Raises InvalidValueError for a `drain` that is no number of seconds, or with `keep`.
+
+        >>> discovery.close(drain=5.0)  # doctest: +SKIP
         """
-        self._sessions.close(drain)
+        self._sessions.close(drain, keep)
 
     def close_on_signal(self, *, drain: float, signals: tuple[int, ...] | None = None) -> None:
         """On a signal (SIGTERM) close with `drain` seconds first, then do what the signal did before.
@@ -278,15 +300,16 @@ def connect(
     for name, callback in given.items():
         check_callback(name, callback)
 
-    def make(callbacks: Callbacks) -> Connecting:
-        wrapped: dict[str, Any] = {name: callbacks.wrap(callback) for name, callback in given.items()}
+    def make(session: Session) -> Connecting:
+        wrapped: dict[str, Any] = {name: _told(session, callback) for name, callback in given.items()}
         return connect_asynchronously(servers, **wrapped, **options)
 
-    return Discovery._with_callbacks(make)
+    return Discovery._with_session(make)
 
 
-def _named(one: object) -> str:
-    """Return how errors name a spec, an instance or an id."""
-    if isinstance(one, (EndpointSpec, ModelSpec)):
-        return f"{one.namespace}/{one.component}/{one.endpoint}"
-    return str(getattr(one, "id", one))
+def _told(
+    session: Session, callback: Callable[[Registration], object]
+) -> Callable[[registrations.Registration], None]:
+    """Return a function for the loop thread that has `callback` called with a registration for any thread."""
+    put = session.callbacks.wrap(callback)
+    return lambda registration: put(Registration(session, registration))

@@ -17,8 +17,8 @@ __all__ = ["MakeDiscovery", "Session", "Sessions"]
 
 _log = log.logger(__name__)
 
-# Gets the wrapper of callbacks, is called on the loop thread, and returns a Discovery or something to await.
-MakeDiscovery: TypeAlias = Callable[[Callbacks], "asynchronous.Discovery | Awaitable[asynchronous.Discovery]"]
+# Gets the session, is called on the loop thread, and returns a Discovery or something to await.
+MakeDiscovery: TypeAlias = Callable[["Session"], "asynchronous.Discovery | Awaitable[asynchronous.Discovery]"]
 
 
 class Session:
@@ -32,7 +32,7 @@ class Session:
         self._closing = threading.Lock()
 
         async def opening() -> asynchronous.Discovery:
-            made = make(self.callbacks)
+            made = make(self)
             return made if isinstance(made, asynchronous.Discovery) else await made
 
         try:
@@ -46,14 +46,14 @@ class Session:
         """Whether this process made it, and not the parent that forked it."""
         return os.getpid() == self.pid
 
-    def close(self, drain: float) -> None:
+    def close(self, drain: float, keep: bool = False) -> None:
         """Close the Discovery and end the threads; a second call waits for the first one."""
         with self._closing:
             if self.closed:
                 return
             refused = False
             try:
-                self.thread.run(lambda: self.discovery.close(drain=drain), "closing")
+                self.thread.run(lambda: self.discovery.close(drain=drain, keep=keep), "closing")
             except InvalidValueError:
                 refused = True  # of the argument: nothing was closed
                 raise
@@ -101,11 +101,11 @@ class Sessions:
         assert self._session is not None
         return self._session
 
-    def close(self, drain: float) -> None:
+    def close(self, drain: float, keep: bool = False) -> None:
         """Close the session of this process; what a parent process opened is left alone."""
         session = self._session
         if session is not None and session.is_here:
-            session.close(drain)
+            session.close(drain, keep)
         self._closed = True
         _open.discard(self)
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from .. import discovery as asynchronous
 from .. import view as views
 from ..callbacks import check_callback
+from ..calls import RetryOn
 from ..errors import ClosedError
 from ..model import Event, Instance, InstanceId, Query
 from .calling import call
@@ -99,6 +100,11 @@ class View(Generic[_Instance]):
         """Seconds since the server last confirmed the picture: nothing in it is older than that."""
         return self._read(lambda view: view.age)
 
+    @property
+    def panicking(self) -> bool:
+        """Whether so many instances were lost at once that picks are also among the lost ones."""
+        return self._read(lambda view: view.panicking)
+
     def __len__(self) -> int:
         return len(self._here()[1])
 
@@ -139,13 +145,19 @@ class View(Generic[_Instance]):
                 session.thread.run(lambda: entered.__aexit__(None, None, None), "ending the use")
 
     def call(
-        self, function: Callable[[_Instance], _T], *, key: str | bytes | None = None, **options: Any
+        self,
+        function: Callable[[_Instance], _T],
+        *,
+        key: str | bytes | None = None,
+        attempts: int = 2,
+        timeout: float | None = None,
+        retry_on: RetryOn | None = None,
     ) -> _T:
         """Pick an instance, return `function(instance)`, and try another instance when that fails.
 
-        `function` is called in this thread. The options are those of `natsdisc.View.call`: `attempts`,
-        `timeout` in seconds and `retry_on`. A time-out cannot interrupt `function`: give it one of its own.
-        Raises what `natsdisc.View.call` does.
+        `function` is called in this thread. `attempts`, `timeout` (seconds for each attempt) and `retry_on`
+        are those of `natsdisc.View.call`. A time-out cannot interrupt `function`: give it one of its own.
+        Raises what `natsdisc.View.call` raises.
 
         Example: `view.call(lambda one: requests.get(one.transport.address, timeout=5), attempts=3)`
         """
@@ -154,7 +166,10 @@ class View(Generic[_Instance]):
         session, view = self._here()
         what = f"calling one of {self._query}"
         returned: _T = call(
-            session.thread, lambda bridge: view.call(bridge, key=key, **options), function, what
+            session.thread,
+            lambda bridge: view.call(bridge, key=key, attempts=attempts, timeout=timeout, retry_on=retry_on),
+            function,
+            what,
         )
         return returned
 
@@ -181,18 +196,18 @@ class View(Generic[_Instance]):
             lambda: view.changed(since), f"waiting for a change of {self._query}", timeout
         )
 
-    def subscribe(self, callback: Callable[[Event], object], **options: Any) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[Event], object], replay: bool = False) -> Callable[[], None]:
         """Call `callback` with every later event, after the view has changed.
 
-        A thread of its own calls it, so that it may wait and may use this Discovery. The options are those
-        of `natsdisc.View.subscribe`. Returns a function that unsubscribes.
+        With `replay` it is first called with each present instance as Added. A thread of its own calls it, so
+        that it may wait and may use this Discovery. Returns a function that unsubscribes.
         Raises InvalidValueError, ClosedError, and what broke the view for good.
 
         Example: `unsubscribe = view.subscribe(print)`
         """
         session, view = self._here()
         token = object()
-        unsubscribe = self._subscribe(session, view, callback, **options)
+        unsubscribe = self._subscribe(session, view, callback, replay=replay)
         self._subscribers[token] = callback
 
         def end() -> None:
@@ -206,11 +221,12 @@ class View(Generic[_Instance]):
         session: Session,
         view: views.View[_Instance],
         callback: Callable[[Event], object],
-        **options: Any,
+        *,
+        replay: bool = False,
     ) -> Callable[[], None]:
         check_callback("the callback of a view", callback)
         called = session.callbacks.wrap(callback)
-        return session.thread.read(lambda: view.subscribe(called, **options))
+        return session.thread.read(lambda: view.subscribe(called, replay=replay))
 
     def select(self, function: Callable[[_Instance], _T]) -> dict[InstanceId, _T]:
         """Return what `function` makes of each instance that is there now, by id; a dict of its own."""

@@ -14,15 +14,20 @@ import natsdisc
 from natsdisc import (
     EndpointInstance,
     EndpointSpec,
+    EventChannelSpec,
+    EventSourceSpec,
     ModelSpec,
     Registration,
     RemovalReason,
     Removed,
+    Scope,
     Signer,
     State,
     Transport,
     Trust,
     endpoints,
+    event_channels,
+    event_sources,
     models,
     wire,
 )
@@ -443,3 +448,26 @@ async def test_an_instance_whose_signature_has_ended_is_missing() -> None:
         assert refused == ["its signature ended: its owner did not sign again"]
         await clock.advance(600)
         assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EventChannelSpec(
+            Scope.namespace("shop"), "kv", transport=Transport("Zmq", {"endpoint": "tcp://h:1"})
+        ),
+        EventSourceSpec(Scope.component("shop", "cart"), "kv", metadata={"rank": 0}),
+    ],
+)
+async def test_an_event_is_believed_with_the_key_of_its_namespace(
+    registry: Registry, spec: EventChannelSpec | EventSourceSpec
+) -> None:
+    owner = await registry.join(signer=SIGNER, trusted=SHOP_ONLY)
+    plain, client = await registry.join(), await registry.join(trusted=SHOP_ONLY)
+    stranger = await registry.join(signer=STRANGER, trusted={"namespace": [STRANGER.public_key]})
+    await stranger.register(spec)
+    mine = await owner.register(spec)
+    await plain.register(spec)
+    query = event_channels() if isinstance(spec, EventChannelSpec) else event_sources()
+    assert await client.list(query) == [mine]
+    assert client.stats().untrusted == 2

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -27,6 +29,13 @@ from natsdisc import (
 )
 from natsdisc.balance import is_draining
 
+
+class Join(Protocol):
+    """Opens one more Discovery of the registry that a test is about."""
+
+    def __call__(self, instance_id: int | None = None) -> natsdisc.sync.Discovery: ...
+
+
 PATIENCE = 30.0
 SHOP = endpoints("shop")
 
@@ -36,17 +45,18 @@ def spec(endpoint: str, address: str = "http://a") -> EndpointSpec:
 
 
 @pytest.fixture(params=["memory", "server"])
-def join(request: pytest.FixtureRequest) -> Iterator[Callable[[], natsdisc.sync.Discovery]]:
+def join(request: pytest.FixtureRequest) -> Iterator[Join]:
     """Open one more Discovery of one registry."""
     opened: list[natsdisc.sync.Discovery] = []
     store, prefix = natsdisc.MemoryStore(), f"sync{secrets.token_hex(6)}"
     url = request.getfixturevalue("nats_url") if request.param == "server" else None
 
-    def join() -> natsdisc.sync.Discovery:
+    def join(instance_id: int | None = None) -> natsdisc.sync.Discovery:
         if url is None:
-            opened.append(natsdisc.sync.Discovery(lambda: natsdisc.Discovery(store)))
+            make = partial(natsdisc.Discovery, store, instance_id=instance_id)
+            opened.append(natsdisc.sync.Discovery(make))
         else:
-            opened.append(natsdisc.sync.connect(url, bucket_prefix=prefix))
+            opened.append(natsdisc.sync.connect(url, bucket_prefix=prefix, instance_id=instance_id))
         return opened[-1]
 
     before = set(threading.enumerate())
@@ -57,13 +67,11 @@ def join(request: pytest.FixtureRequest) -> Iterator[Callable[[], natsdisc.sync.
 
 
 @pytest.fixture
-def discovery(join: Callable[[], natsdisc.sync.Discovery]) -> natsdisc.sync.Discovery:
+def discovery(join: Join) -> natsdisc.sync.Discovery:
     return join()
 
 
-def test_register_update_drain_and_unregister(
-    discovery: natsdisc.sync.Discovery, join: Callable[[], natsdisc.sync.Discovery]
-) -> None:
+def test_register_update_drain_and_unregister(discovery: natsdisc.sync.Discovery, join: Join) -> None:
     other = join()
     assert discovery.list(SHOP) == []
     mine = discovery.register(spec("pay"), timeout=PATIENCE)
@@ -167,9 +175,7 @@ def test_a_call_on_the_loop_thread_is_told(discovery: natsdisc.sync.Discovery) -
         view.pick()
 
 
-def test_many_threads(
-    discovery: natsdisc.sync.Discovery, join: Callable[[], natsdisc.sync.Discovery]
-) -> None:
+def test_many_threads(discovery: natsdisc.sync.Discovery, join: Join) -> None:
     """Threads pick and read while instances come and go; none sees a broken picture."""
     writer = join()
     stay = writer.register(spec("stays"))
@@ -197,7 +203,7 @@ def test_many_threads(
         assert all(one.result(PATIENCE) > 0 for one in reading)
 
 
-def test_closing(discovery: natsdisc.sync.Discovery, join: Callable[[], natsdisc.sync.Discovery]) -> None:
+def test_closing(discovery: natsdisc.sync.Discovery, join: Join) -> None:
     other = join()
     with pytest.raises(InvalidValueError):
         discovery.close(drain=-1)
@@ -225,9 +231,7 @@ def test_closing(discovery: natsdisc.sync.Discovery, join: Callable[[], natsdisc
     view.close()
 
 
-def test_a_drain_goes_on_serving(
-    discovery: natsdisc.sync.Discovery, join: Callable[[], natsdisc.sync.Discovery]
-) -> None:
+def test_a_drain_goes_on_serving(discovery: natsdisc.sync.Discovery, join: Join) -> None:
     other = join()
     discovery.register(spec("pay"))
     with other.view(SHOP) as view:
@@ -250,3 +254,127 @@ def test_what_cannot_connect_leaves_no_thread() -> None:
     with pytest.raises(InvalidValueError):
         natsdisc.sync.connect("nats://127.0.0.1:9", on_lost="no function")  # type: ignore[arg-type]
     assert threading.active_count() == before
+
+
+def test_announce_returns_at_once(discovery: natsdisc.sync.Discovery, join: Join) -> None:
+    registration = discovery.announce(spec("pay"), lease_ttl=60.0)
+    mine = registration.active(timeout=PATIENCE)
+    assert (registration.id, registration.instance) == (mine.id, mine)
+    assert (registration.state, registration.error, registration.lease_ttl) == ("active", None, 60.0)
+    assert registration.revision > 0
+    assert discovery.registrations == (registration,)
+    assert len({registration, *discovery.registrations}) == 1
+    discovery.check(timeout=PATIENCE)
+    [(id, left)] = join().leases(SHOP).items()
+    assert id == mine.id
+    assert 0 < left <= 60
+    discovery.unregister(mine)
+    assert registration.state == "failed"
+    with pytest.raises(ClosedError, match="unregistered"):
+        registration.active(timeout=PATIENCE)
+    other = discovery.announce(spec("other"))
+    discovery.close()
+    assert other.state == "failed"
+    with pytest.raises(ClosedError):
+        other.active(timeout=PATIENCE)
+
+
+def test_registered_holds_for_a_block(discovery: natsdisc.sync.Discovery, join: Join) -> None:
+    other = join()
+    with discovery.registered(spec("pay"), timeout=PATIENCE) as mine:
+        with discovery.registered(spec("pay")) as again:
+            assert again == mine
+        assert other.list(SHOP) == [mine]
+    assert other.list(SHOP) == []
+    wrong = RuntimeError("passes unchanged")
+    with pytest.raises(RuntimeError) as raised, discovery.registered(spec("pay")):
+        raise wrong
+    assert raised.value is wrong
+    assert other.list(SHOP) == []
+    with discovery.registered(spec("pay")):
+        discovery.close()
+    assert other.list(SHOP) == []
+
+
+def test_status_services_and_where(discovery: natsdisc.sync.Discovery, join: Join) -> None:
+    other = join()
+    mine = discovery.register(spec("pay"))
+    seen: queue.SimpleQueue[object] = queue.SimpleQueue()
+    with other.view(SHOP, where=lambda one: one.status == "disabled", panic_threshold=0.0) as view:
+        assert len(view) == 0
+        disabled = other.set_status(mine, "disabled", timeout=PATIENCE)
+        view.wait_for(1, timeout=PATIENCE)
+        assert not view.panicking
+        view.subscribe(seen.put, replay=True)
+        assert seen.get(timeout=PATIENCE) == Added(disabled)
+    assert other.list(SHOP, where=lambda one: one.status == "serving") == []
+    with other.list_and_watch(SHOP, where=lambda one: one.endpoint == "pay") as events:
+        assert events.next(PATIENCE) == Added(disabled)
+    [service] = other.services(timeout=PATIENCE)
+    assert (service.endpoint, service.instances) == ("pay", 1)
+    with pytest.raises(InvalidValueError, match="status must be one of"):
+        discovery.set_status(mine, "asleep")
+
+
+def test_check_names_what_is_not_well(discovery: natsdisc.sync.Discovery, join: Join) -> None:
+    discovery.check(timeout=PATIENCE)
+    mine = join().register(spec("pay"))
+    theirs = EndpointSpec("shop", "cart", "pay", transport=Transport.http("http://b"))
+    twin = join(mine.instance_id)
+    failed = twin.announce(theirs)
+    with pytest.raises(natsdisc.AlreadyRegisteredError):
+        failed.active(timeout=PATIENCE)
+    assert isinstance(failed.error, natsdisc.AlreadyRegisteredError)
+    with pytest.raises(natsdisc.NotReadyError, match="failed"):
+        twin.check(timeout=PATIENCE)
+
+
+def test_call_tries_another_instance(discovery: natsdisc.sync.Discovery, join: Join) -> None:
+    """The function runs in the caller's thread; the loop thread decides who is called."""
+    discovery.register(spec("one"))
+    discovery.register(spec("two"))
+    asked: list[str] = []
+
+    def first_fails(one: natsdisc.EndpointInstance) -> str:
+        assert threading.current_thread() is threading.main_thread()
+        asked.append(one.endpoint)
+        if len(asked) == 1:
+            raise ConnectionError("refused")
+        assert len(discovery.list(SHOP)) == 2  # it may use the Discovery
+        return f"answer of {one.endpoint}"
+
+    def fails(one: natsdisc.EndpointInstance) -> str:
+        asked.append(one.endpoint)
+        raise KeyError("not retried by default")
+
+    with join().view(SHOP) as view:
+        view.wait_for(2, timeout=PATIENCE)
+        assert view.call(first_fails, timeout=PATIENCE) == f"answer of {asked[1]}"
+        assert {*asked} == {"one", "two"}
+        asked.clear()
+        with pytest.raises(KeyError):
+            view.call(fails)
+        assert len(asked) == 1
+        asked.clear()
+        with pytest.raises(KeyError) as raised:
+            view.call(fails, attempts=3, retry_on=KeyError)
+        assert len(asked) == 3
+        assert raised.value.__notes__
+        asked.clear()
+        with pytest.raises(TimeoutError):
+            view.call(lambda one: time.sleep(0.2), attempts=1, timeout=0.01)
+        with pytest.raises(InvalidValueError):
+            view.call(fails, attempts=0)
+    with discovery.view(endpoints("empty")) as nothing, pytest.raises(NoInstanceError):
+        nothing.call(fails)
+    assert asked == []
+
+
+def test_callbacks_get_a_registration_for_any_thread(nats_url: str) -> None:
+    told: queue.SimpleQueue[natsdisc.sync.Registration] = queue.SimpleQueue()
+    prefix = f"sync{secrets.token_hex(6)}"
+    with natsdisc.sync.connect(nats_url, bucket_prefix=prefix, on_state=told.put) as discovery:
+        registration = discovery.announce(spec("pay"))
+        one = told.get(timeout=PATIENCE)
+        assert one == registration
+        assert one.active(timeout=PATIENCE).id == one.id

@@ -39,6 +39,11 @@ async def ready(lifespan: DiscoveryLifespan) -> tuple[int, str]:
     return answer.status_code, json.loads(bytes(answer.body)).get("reason", "")
 
 
+def failed(lifespan: DiscoveryLifespan) -> bool:
+    discovery = lifespan._discovery
+    return discovery is not None and any(one.state == "failed" for one in discovery.registrations)
+
+
 async def test_it_registers_only_when_its_address_accepts(nats_url: str, prefix: str) -> None:
     port = free_port()
     lifespan = DiscoveryLifespan(spec(f"http://127.0.0.1:{port}"), servers=nats_url, bucket_prefix=prefix)
@@ -81,7 +86,7 @@ async def test_what_cannot_be_registered_is_told(nats_url: str, prefix: str) -> 
             spec(), servers=nats_url, bucket_prefix=prefix, instance_id=7, listening=""
         )
         async with lifespan(Starlette()):
-            await eventually(lambda: lifespan._error is not None, PATIENCE)
+            await eventually(lambda: failed(lifespan), PATIENCE)
             status, reason = await ready(lifespan)
             assert status == 503
             assert "already registered" in reason
@@ -110,7 +115,12 @@ def test_it_works_around_another_lifespan_and_in_any_thread(nats_url: str, prefi
         )
         async with lifespan(Starlette()) as state:
             steps.append(state["own"])
-            await eventually(lambda: lifespan._why_not_ready() is None, PATIENCE)
+            await eventually(lambda: lifespan._discovery is not None, PATIENCE)
+            await eventually(lambda: bool(lifespan.discovery.registrations), PATIENCE)
+            [registration] = lifespan.discovery.registrations
+            async with asyncio.timeout(PATIENCE):
+                await registration.active()
+            assert await ready(lifespan) == (200, "")
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, use()).result(PATIENCE)

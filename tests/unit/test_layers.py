@@ -34,6 +34,7 @@ LEVELS = {
     "natsdisc.nkey": 1,
     "natsdisc.signing": 1,
     "natsdisc.replay": 1,
+    "natsdisc.cards": 1,
     "natsdisc.changes": 2,
     "natsdisc.picture": 2,
     "natsdisc.cache": 2,
@@ -85,7 +86,6 @@ APART = (
     "natsdisc.ui",
     "natsdisc.integrations",
     "natsdisc.sync",
-    "natsdisc.pytest_plugin",
 )
 
 

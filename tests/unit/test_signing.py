@@ -128,7 +128,28 @@ def test_a_key_is_trusted_for_its_namespaces_only() -> None:
         trust.verify(BUCKET, KEY, VALUE, str(sign(other)))
     with pytest.raises(UntrustedError, match="not trusted"):
         trust.verify(BUCKET, "shop1.x.y.1", VALUE, str(sign(key="shop1.x.y.1")))
-    assert (trust.names(KEY), trust.names("shop1.x.y.1")) == (True, False)
+    assert (trust.names(BUCKET, KEY), trust.names(BUCKET, "shop1.x.y.1")) == (True, False)
+
+
+@pytest.mark.parametrize("kind", ["event_channels", "event_sources"])
+@pytest.mark.parametrize("prefix", ["", "prod_"])
+def test_an_event_is_trusted_by_the_namespace_of_its_scope(kind: str, prefix: str) -> None:
+    other, bucket = Signer(new_seed()), f"{prefix}v1_{kind}"
+    trust = Trust({"shop": [SIGNER.public_key], "namespace": [other.public_key]})
+    for scope in ("namespace.shop", "namespace.shop.component.cart"):
+        key = f"{scope}.topic.kv.1f"
+        assert trust.verify(bucket, key, VALUE, str(sign(bucket=bucket, key=key))).public_key
+        # The key of a namespace that is called `namespace` is not the key of every event.
+        with pytest.raises(UntrustedError, match="not trusted for its namespace"):
+            trust.verify(bucket, key, VALUE, str(sign(other, bucket=bucket, key=key)))
+        assert not trust.allows(bucket, key, other.public_key)
+    key = "namespace.namespace.topic.kv.1f"
+    assert trust.allows(bucket, key, other.public_key)
+    assert not trust.allows(bucket, key, SIGNER.public_key)
+    # A key without the word lies nowhere, and an endpoint may lie in a namespace of that name.
+    assert not trust.names(bucket, "shop.cart.topic.1f")
+    assert not trust.names(bucket, "namespace")
+    assert trust.allows(BUCKET, "namespace.shop.x.1", other.public_key)
 
 
 def test_two_keys_of_a_namespace_overlap_while_one_replaces_the_other() -> None:

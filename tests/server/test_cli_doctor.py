@@ -156,7 +156,7 @@ async def test_a_server_too_old(shell: Shell) -> None:
         outcome = await shell.run("doctor", "-s", server.url)
         is_broken(outcome, "2.11.11", "too old for leases", "2.12")
         [trip] = [line for line in lines_of(outcome)["ok"] if line.startswith("round trip")]
-        assert "without a lease" in trip
+        assert "a mark is written" in trip
 
 
 async def test_wrong_credentials(shell: Shell) -> None:

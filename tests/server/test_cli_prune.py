@@ -223,7 +223,7 @@ async def test_an_audit_names_what_no_registrar_wrote_and_prune_ends_it(
 ) -> None:
     clean = await shell.run("doctor", "--audit")
     assert clean.code == 0, clean
-    assert clean.out.count("leases and entries only") == 2
+    assert clean.out.count("leases and entries only") == 4
     planted = spoil(server)
 
     async def forged() -> bool:

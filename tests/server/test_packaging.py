@@ -56,7 +56,7 @@ def test_the_wheel_has_the_package_its_types_the_plugin_and_the_command(built: P
     assert {"natsdisc/py.typed", "natsdisc/sync/__init__.py", "natsdisc/integrations/httpx.py"} <= names
     assert {"pytest_natsdisc/py.typed", "pytest_natsdisc/__init__.py"} <= names
     assert not [name for name in names if name.startswith("tests/")]
-    assert "natsdisc = natsdisc.cli:main" in points
+    assert "natsdisc = natsdisc_command:main" in points
     assert "natsdisc = pytest_natsdisc" in points
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -171,10 +172,11 @@ async def test_the_commands_against_a_server() -> None:
         await watching.communicate()
         assert path.encode() not in await listed()
 
-        *program, port = program
-        assert port == "8000"
-        running = await _start([*program, "0"], environment)  # its own choice: 8000 may be taken here
-        await eventually(lambda: _lists(listed, b'"endpoint":"www"'))
+        assert program[-1] == "8000"
+        with socket.create_server(("127.0.0.1", 0)) as free:  # 8000 may be taken here
+            port = str(free.getsockname()[1])
+        running = await _start([word.replace("8000", port) for word in program], environment)
+        await eventually(lambda: _lists(listed, b'"endpoint":"www"'), PATIENCE)
         running.terminate()
         assert await running.wait() == 128 + signal.SIGTERM
         for command in others:

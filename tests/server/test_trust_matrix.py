@@ -446,7 +446,7 @@ def test_every_permission_that_is_printed_is_in_the_matrix() -> None:
     """A subject that is granted and not tried would be a hole in the matrix."""
     for user in ("reader", "shop-reader", "registrar", "creator", "operator"):
         for pattern in USERS[user].publish:
-            if "v1_mdc" in pattern:
+            if any(bucket in pattern for bucket in ("v1_mdc", "v1_event_")):
                 continue
             words = [
                 r"[^.]+" if word == "*" else ".+" if word == ">" else re.escape(word)

@@ -149,6 +149,16 @@ class TestRules:
         teller.happen(*lost, told=False)
         assert teller.snapshot() == [added(B, A)]
 
+    def test_3_a_resync_tells_what_is_missing_and_what_is_new_and_nothing_else(self) -> None:
+        # As Dynamo's own test: one goes, one stays, one comes, and one can no longer be read.
+        teller = told([put(1), put(2), put(4)])
+        teller.happen(put(3), rubbish(4), told=False)
+        del teller.content[KEY]  # its tombstone has expired as well
+        assert teller.snapshot() == [added(endpoint(3))]
+        assert set(teller.picture.values()) == {A, endpoint(2), endpoint(3), endpoint(4)}
+        assert teller.happen(Wait(GRACE)) == [removed(A, MISSING)]
+        assert set(teller.picture.values()) == {endpoint(2), endpoint(3), endpoint(4)}
+
     def test_3_the_end_of_a_snapshot_is_when_the_picture_is_synced(self) -> None:
         cache = Cache(decode, grace=GRACE)
         cache.begin()

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from operator import and_, attrgetter, mul
 from typing import Any, Protocol, Self, TypeVar
 
-from .errors import NoInstanceError
+from .errors import InvalidValueError, NoInstanceError
 from .model import EndpointInstance, EndpointInstanceId, Instance, InstanceId, Status
 
 __all__ = [
@@ -267,6 +267,8 @@ def _names(one: Instance | InstanceId) -> tuple[Any, ...]:
 
 
 def _hash(text: str | bytes) -> int:
+    if not isinstance(text, (str, bytes)):
+        raise InvalidValueError(f"a key must be a str or bytes, not {type(text).__name__}: {text!r:.80}")
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 

@@ -212,6 +212,8 @@ class Discovery(Registering):
             kind = Kind(kind)
         except ValueError:
             raise InvalidValueError(f"services takes a Kind, such as Kind.MODEL, not {kind!r}") from None
+        if kind not in (Kind.ENDPOINT, Kind.MODEL):
+            raise InvalidValueError(f"services counts endpoints or model cards, not {kind}s")
         return count_services(kind, await self._read(Query(kind)))
 
     async def _cards_at(self, place: ModelInstance | ModelCardInstanceId) -> builtins.list[ModelInstance]:

@@ -69,9 +69,17 @@ class Verdict:
         self._needed = {False: failures, True: successes}
         self._in_a_row = 0
         self.healthy = True
+        self.is_settled = False
+        self._last, self._streak = True, 0
 
     def note(self, good: bool) -> bool:
-        """Take one answer; return whether that makes it healthy."""
+        """Take one answer; return whether that makes it healthy.
+
+        Before `is_settled` the answers are too few to say anything about a status that was there before.
+        """
+        self._streak = self._streak + 1 if good is self._last else 1
+        self._last = good
+        self.is_settled = self.is_settled or self._streak >= self._needed[good]
         if good is self.healthy:
             self._in_a_row = 0
         else:
@@ -160,7 +168,8 @@ class _Asking:
                 if healthy is not before:
                     emit("healthy" if healthy else "unhealthy", id=self._id, error=reason)
                 try:
-                    await self._report(healthy)
+                    if self._verdict.is_settled:
+                        await self._report(healthy)
                 except DiscoveryError as error:
                     # The next answer tries again.
                     emit("status_not_set", id=self._id, error=error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from natsdisc import Transport
 
@@ -93,6 +94,9 @@ def health_options(command: _F) -> _F:
         **others: Any,
     ) -> Any:
         probes = [maker(text) for name, maker in _MAKERS.items() for text in others.pop(name)]
+        source = click.get_current_context().get_parameter_source("check_timeout")
+        if source is ParameterSource.DEFAULT:
+            check_timeout = min(check_timeout, check_interval)
         if check_timeout > check_interval:
             raise click.UsageError("--check-timeout must not be longer than --check-interval.")
         times = Times(check_interval, check_timeout, check_failures, check_successes)

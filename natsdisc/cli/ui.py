@@ -91,6 +91,7 @@ async def _serve(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen()
         except OSError as error:
             raise Failure(f"cannot listen on {host}:{port}: {error}") from error
         port = listener.getsockname()[1]

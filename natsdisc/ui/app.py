@@ -47,8 +47,9 @@ _STATUS_OF_ACTION = {"drain": Status.DRAINING, "disable": Status.DISABLED, "enab
 def create_app(discovery: Discovery, access: Access | None = None) -> Starlette:
     """Return an ASGI application that shows the registry of `discovery`.
 
-    The application keeps two views open while it runs. `access` says who may open it, and which actions are
-    offered; without it the page is read-only and answers to this machine's own names.
+    The application keeps its views open between the start and the end of its lifespan: it must be the
+    application of the server, and not mounted below another one. `access` says who may open it, and which
+    actions are offered; without it the page is read-only and answers to this machine's own names.
 
     >>> app = create_app(discovery, Access(allow=frozenset({"drain"})))  # doctest: +SKIP
     """

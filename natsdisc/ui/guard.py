@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from natsdisc import InvalidValueError
+
 __all__ = ["ACTIONS", "Access", "Guard"]
 
 ACTIONS = ("drain", "disable", "enable", "prune")
@@ -41,6 +43,12 @@ class Access:
     token: str | None = field(default=None, repr=False)
     hosts: frozenset[str] = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
+    def __post_init__(self) -> None:
+        if self.token is not None and not self.token:
+            raise InvalidValueError("the token of the page must not be empty; None is no token")
+        if isinstance(self.allow, str) or not set(self.allow) <= set(ACTIONS):
+            raise InvalidValueError(f"allow is a set of {', '.join(ACTIONS)}, not {self.allow!r}")
+
 
 class Guard:
     """ASGI middleware that refuses what `access` does not allow, and adds the headers of a safe page."""
@@ -66,7 +74,7 @@ class Guard:
 
     def _refuse(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
-        if self._access.hosts and (urlsplit(f"//{host}").hostname or "") not in self._access.hosts:
+        if self._access.hosts and _hostname(host) not in self._access.hosts:
             return PlainTextResponse(f"this page is not served as {host!r}; see --name", 421)
         if request.method not in ("GET", "HEAD") and not _is_same_site(request.headers):
             return PlainTextResponse("refused: the request comes from another page", 403)
@@ -77,7 +85,7 @@ class Guard:
         if token is None:
             return None
         given = request.query_params.get("token")
-        if given is not None and request.url.path == "/" and _same(given, token):
+        if given is not None and request.method == "GET" and _same(given, token):
             answer = RedirectResponse("./", 303)
             answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
             return answer
@@ -86,6 +94,14 @@ class Guard:
         if _same(shown, token):
             return None
         return PlainTextResponse("this page wants its token: open /?token=… as `natsdisc ui` printed it", 401)
+
+
+def _hostname(host: str) -> str:
+    """Return the name in a Host header, or an empty text for one that is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _same(given: str, token: str) -> bool:

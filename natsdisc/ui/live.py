@@ -23,6 +23,8 @@ __all__ = ["Live", "Page"]
 STALE_S = 4.0
 _MOST_NOTICES = 20
 _NOTICE_KEPT_S = 120.0
+# An open page that has so many more than twice all rows still to be sent begins again.
+_SPARE = 10_000
 
 
 class Page:
@@ -32,10 +34,18 @@ class Page:
         self.rows: dict[str, dict[str, Any] | None] = {}
         self.entries: deque[dict[str, Any]] = deque(maxlen=200)
         self.wake = asyncio.Event()
+        self.is_behind = False
+        self.most = _SPARE
 
     def put(self, id: str, row: dict[str, Any] | None) -> None:
-        """Have a row sent, or with None its removal."""
+        """Have a row sent, or with None its removal.
+
+        A page that reads too slowly has to begin again: it then gets the rows that are there.
+        """
         self.rows[id] = row
+        self.is_behind = self.is_behind or len(self.rows) > self.most
+        if self.is_behind:
+            self.rows.clear()
         self.wake.set()
 
 
@@ -84,14 +94,20 @@ class Live:
     async def page(self) -> AsyncIterator[Page]:
         """A page that hears of every row, and of all that changes inside the block."""
         page = Page()
-        page.rows.update(self.rows)
+        self.fill(page)
         page.entries.extend(self.journal.entries)
-        page.wake.set()
         self._pages.add(page)
         try:
             yield page
         finally:
             self._pages.discard(page)
+
+    def fill(self, page: Page) -> None:
+        """Have all rows sent to a page."""
+        page.is_behind = False
+        page.rows = dict(self.rows)
+        page.most = 2 * len(self.rows) + _SPARE
+        page.wake.set()
 
     @property
     def is_running(self) -> bool:

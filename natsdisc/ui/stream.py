@@ -31,6 +31,10 @@ async def events(live: Live) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         state_due = loop.time() + _STATE_EVERY_S
         while live.is_running:
+            if page.is_behind:
+                live.fill(page)
+                is_ready = False
+                yield _message("begin", live.state())
             for text in _changes(page):
                 yield text
             if not page.rows and not is_ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import natsdisc
 from natsdisc import EndpointInstance, EndpointSpec, Status, Transport
 from natsdisc.ui import Access, create_app
+from natsdisc.ui.live import Live
 
 OURS = {"X-Natsdisc": "1"}
 SPEC = EndpointSpec("shop", "cart", "<b>", transport=Transport.http("http://a"))
@@ -96,3 +98,29 @@ async def test_an_id_that_is_no_key() -> None:
     async with opened() as (client, _):
         for path in ("endpoint/a", "endpoint/a.b.c.XYZ", "model/%00", "endpoint/" + "a" * 3000):
             assert (await client.get(f"/api/instances/{path}")).status_code == 404
+
+
+@pytest.mark.parametrize("wrong", [{"token": ""}, {"allow": frozenset({"dran"})}, {"allow": "drain"}])
+def test_rules_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(natsdisc.InvalidValueError):
+        Access(**wrong)
+
+
+async def test_a_host_that_is_no_host() -> None:
+    async with opened() as (client, _):
+        answer = await client.get("/", headers={"Host": "[::1"})
+        assert (answer.status_code, answer.headers["x-content-type-options"]) == (421, "nosniff")
+
+
+async def test_a_page_that_reads_too_slowly_begins_again() -> None:
+    store = natsdisc.MemoryStore()
+    async with natsdisc.Discovery(store) as discovery:
+        live = Live(discovery)
+        async with live.running(), live.page() as page:
+            most = page.most
+            for number in range(most + 1):
+                page.put(f"gone {number}", None)
+            assert page.is_behind
+            assert len(page.rows) == 0
+            live.fill(page)
+            assert not page.is_behind

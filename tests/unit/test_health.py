@@ -61,3 +61,14 @@ def test_it_is_healthy_at_first_and_a_check_has_defaults() -> None:
 def test_what_makes_no_sense_is_refused(options: Any, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         checked_health(*options)
+
+
+def test_nothing_is_said_of_a_status_that_was_there_before_the_answers_are_enough() -> None:
+    verdict = Verdict(failures=3, successes=2)
+    assert [(verdict.note(False), verdict.is_settled) for _ in range(3)] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+    other = Verdict(failures=1, successes=2)
+    assert [(other.note(True), other.is_settled) for _ in range(2)] == [(True, False), (True, True)]

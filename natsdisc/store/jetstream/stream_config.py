@@ -57,7 +57,7 @@ class StreamOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.bucket_prefix, str) or not set(self.bucket_prefix) <= _PREFIX_CHARS:
             raise InvalidNameError(f"bucket_prefix may hold [-_a-zA-Z0-9] only: {self.bucket_prefix!r}")
-        if self.replicas is not None and self.replicas not in range(1, 6):
+        if isinstance(self.replicas, bool) or self.replicas not in (None, *range(1, 6)):
             raise InvalidValueError(f"replicas must be 1 to 5, or None: {self.replicas!r}")
         if self.storage not in (None, "file", "memory"):
             raise InvalidValueError(f'storage must be "file", "memory" or None: {self.storage!r}')

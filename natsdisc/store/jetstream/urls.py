@@ -30,6 +30,8 @@ def parse_servers(servers: str | Sequence[str] | None) -> list[str]:
     """
     if servers is None:
         servers = os.environ.get(_DEFAULT_VARIABLE, "").strip() or _DEFAULT_URL
+    if not isinstance(servers, Sequence) or not all(isinstance(one, str) for one in servers):
+        raise InvalidValueError(f"servers must be a URL or a list of URLs, not {servers!r:.80}")
     given = [servers] if isinstance(servers, str) else list(servers)
     urls = [url.strip() for text in given for url in text.split(",") if url.strip()]
     if not urls:

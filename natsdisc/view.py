@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -168,15 +168,25 @@ class View(Generic[InstanceT_co]):
 
     @asynccontextmanager
     async def using(
-        self, key: str | bytes | None = None, *, timeout: float | None = 0.0
+        self,
+        key: str | bytes | None = None,
+        *,
+        timeout: float | None = 0.0,
+        besides: Sequence[Instance] = (),
     ) -> AsyncIterator[InstanceT_co]:
         """Pick an instance and count it as busy meanwhile.
 
-        Waits up to `timeout` seconds until there is one (None: without end). Raises NoInstanceError,
-        WrongLoopError; while it waits also ClosedError, and what broke the view for good.
+        Waits up to `timeout` seconds until there is one (None: without end). Those in `besides` are
+        picked only if there is no other. Raises NoInstanceError, WrongLoopError; while it
+        waits also ClosedError, and what broke the view for good.
         """
         self._check_loop()
-        instance = await self._pick_within(timeout, key)
+        candidates = self._choice.others(besides) if besides else ()
+        if candidates:
+            picked = self._balance.pick(candidates) if key is None else self._rendezvous.pick(candidates, key)
+            instance: InstanceT_co = picked
+        else:
+            instance = await self._pick_within(timeout, key)
         self._balance.started(instance.id)
         try:
             yield instance

@@ -127,16 +127,18 @@ class DiscoveryTransport(httpx.AsyncBaseTransport):
         """Send `request` to an instance; httpx calls this."""
         view = self._views.find(request)
         body = _Body(request.stream)
+        tried: list[EndpointInstance] = []
         for attempt in range(1, self._attempts + 1):
             async with AsyncExitStack() as busy:
                 try:
-                    instance = await busy.enter_async_context(view.using(timeout=self._wait))
+                    instance = await busy.enter_async_context(view.using(timeout=self._wait, besides=tried))
                     sent = _readdressed(request, instance, body)
                 except DiscoveryError as error:
                     raise _unreachable(request, error) from error
                 try:
                     response = await self._transport.handle_async_request(sent)
                 except _NOT_CONNECTED + _BROKEN as error:
+                    tried.append(instance)
                     view.report_failure(instance.id)
                     if attempt == self._attempts or not _may_repeat(request, body, error):
                         raise
@@ -181,16 +183,18 @@ class SyncDiscoveryTransport(httpx.BaseTransport):
         """Send `request` to an instance; httpx calls this."""
         view = self._views.find(request)
         body = _Body(request.stream)
+        tried: list[EndpointInstance] = []
         for attempt in range(1, self._attempts + 1):
             with ExitStack() as busy:
                 try:
-                    instance = busy.enter_context(view.using(timeout=self._wait))
+                    instance = busy.enter_context(view.using(timeout=self._wait, besides=tried))
                     sent = _readdressed(request, instance, body)
                 except DiscoveryError as error:
                     raise _unreachable(request, error) from error
                 try:
                     response = self._transport.handle_request(sent)
                 except _NOT_CONNECTED + _BROKEN as error:
+                    tried.append(instance)
                     view.report_failure(instance.id)
                     if attempt == self._attempts or not _may_repeat(request, body, error):
                         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -126,17 +126,24 @@ class View(Generic[_Instance]):
         return self._read(lambda view: view.pick(key))
 
     @contextmanager
-    def using(self, key: str | bytes | None = None, *, timeout: float | None = 0.0) -> Iterator[_Instance]:
+    def using(
+        self,
+        key: str | bytes | None = None,
+        *,
+        timeout: float | None = 0.0,
+        besides: Sequence[Instance] = (),
+    ) -> Iterator[_Instance]:
         """Pick an instance and count it as busy meanwhile.
 
-        Waits up to `timeout` seconds until there is one (None: without end). Raises NoInstanceError; while it
-        waits also ClosedError, and what broke the view for good.
+        Waits up to `timeout` seconds until there is one (None: without end). Those in `besides` are
+        picked only if there is no other. Raises NoInstanceError; while it waits also
+        ClosedError, and what broke the view for good.
 
             with view.using(timeout=5) as instance:
                 requests.get(instance.transport.address)
         """
         session, view = self._here()
-        entered: Any = session.thread.read(lambda: view.using(key, timeout=timeout))
+        entered: Any = session.thread.read(lambda: view.using(key, timeout=timeout, besides=besides))
         instance: _Instance = session.thread.run(entered.__aenter__, f"picking one of {self._query}")
         try:
             yield instance

@@ -7,8 +7,9 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import natsdisc
 import natsdisc.sync
 from natsdisc import EndpointSpec, Transport, endpoints
-from natsdisc.balance import is_draining
+from natsdisc.balance import Random, is_draining
 from natsdisc.integrations.httpx import DiscoveryTransport, SyncDiscoveryTransport
 from natsdisc.server import NatsServer
 from tests.programs import PATIENCE
@@ -303,3 +304,43 @@ async def test_the_sync_transport_has_the_same_rules(stack: AsyncExitStack, nats
             assert len(discovery.stats().queries) == 0
 
     await asyncio.to_thread(use)
+
+
+class _SlowlyRefusing(httpx.AsyncBaseTransport):
+    """Stands for hosts that do not answer a connect: longer than the view sets a failed instance aside."""
+
+    def __init__(self, alive: str) -> None:
+        self.alive = alive
+        self.tried: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.tried.append(request.url.host)
+        if request.url.host == self.alive:
+            return httpx.Response(200)
+        await asyncio.sleep(0.6)
+        raise httpx.ConnectTimeout("no answer")
+
+
+_Any = TypeVar("_Any", bound=natsdisc.Instance)
+
+
+class _First(Random):
+    """A balance that has a favourite."""
+
+    def pick(self, instances: Sequence[_Any]) -> _Any:
+        return instances[0]
+
+
+async def test_no_instance_is_tried_twice_while_there_is_another() -> None:
+    store = natsdisc.MemoryStore()
+    async with AsyncExitStack() as stack:
+        for number in range(3):
+            service = await stack.enter_async_context(natsdisc.Discovery(store, instance_id=number + 1))
+            address = Transport.http(f"http://host{number}:80")
+            await service.register(EndpointSpec("shop", "cart", "fastapi", transport=address))
+        discovery = await stack.enter_async_context(natsdisc.Discovery(store))
+        hosts = _SlowlyRefusing("host2")
+        transport = DiscoveryTransport(discovery, transport=hosts, balance=_First())
+        async with httpx.AsyncClient(transport=transport) as client:
+            assert (await client.get(URL)).status_code == 200
+        assert hosts.tried == ["host0", "host1", "host2"]

@@ -11,7 +11,10 @@ from . import entry, keys
 from .errors import InvalidValueError, UnsupportedServerError
 from .model import Added, Event, Instance, InstanceId, Query, Removed
 
-__all__ = ["Change", "instances_at", "read_history", "since_time"]
+__all__ = ["PROBE", "Change", "instances_at", "read_history", "since_time"]
+
+# The namespaces in which `natsdisc doctor` leaves a mark begin with this. Nothing is ever registered there.
+PROBE = "natsdisc-doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ async def read_history(store: Any, query: Query, since: datetime | None) -> list
     past: AsyncIterator[Any] = make(entry.BUCKETS[query.kind]).read(keys.prefix_of(query), since)
     async for one in past:
         id = keys.parse_key(query.kind, one.key)
-        if id is None:
+        if id is None or id.namespace.startswith(f"{PROBE}-"):
             continue
         if one.reason is not None:
             changes.append(Change(one.time, Removed(id, one.reason, last.pop(id, None))))

@@ -9,12 +9,11 @@ from natsdisc.errors import (
     StoreUnavailableError,
     UnsupportedServerError,
 )
+from natsdisc.history import PROBE
 
 from .doctor_target import Target
 
 __all__ = ["PROBE", "article", "concrete", "offset_text", "todo_making", "todo_missing", "todo_using"]
-
-PROBE = "natsdisc-doctor"
 
 
 def concrete(pattern: str) -> str:

@@ -55,11 +55,14 @@ async def test_history(
     await copied(3)
     moment = datetime.now(UTC)
     await discovery.unregister(mine)
+    # What doctor leaves behind is nobody's.
+    assert (await shell.run("doctor", *registry)).code == 0
     # Its lease ends by itself: the process is killed.
     dying = await shell.start("register", "shop/cart/dies/2", "-t", "tcp=h:1", "--ttl", "1", *registry)
     await line_of(dying.stdout)
     dying.kill()
     changes = await copied(6)
+    assert {one.id.namespace for one in await discovery.history(endpoints())} == {"shop"}
     words = [
         (one.id.endpoint, getattr(one.event, "reason", None) and str(one.event.reason))  # type: ignore[union-attr]
         for one in changes

@@ -35,6 +35,10 @@ from .watch import watch
 __all__ = ["cli"]
 
 
+# A group of commands was named, and none of them; click 8.1 has no such error.
+_NO_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class _Group(click.Group):
     """Turns what a command raises into one line and an exit code."""
 
@@ -50,6 +54,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except _NO_COMMAND as error:
+            say_text(error.message, err=True)
+            ctx.exit(ExitCode.USAGE)
         except click.UsageError as error:
             raise Failure.of_usage(error) from error
         except DiscoveryError as error:

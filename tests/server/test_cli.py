@@ -48,6 +48,13 @@ def spec(endpoint: str = "checkout", **metadata: Any) -> EndpointSpec:
     return EndpointSpec("shop", "cart", endpoint, transport=Transport.nats("shop.cart"), metadata=metadata)
 
 
+async def test_a_group_without_a_command_shows_its_help(shell: Shell) -> None:
+    outcome = await shell.run("export")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Usage: natsdisc export [OPTIONS] COMMAND")
+    assert "  prometheus  " in outcome.err
+
+
 async def test_without_a_command_there_is_help(shell: Shell) -> None:
     outcome = await shell.run()
     assert (outcome.code, outcome.out) == (2, "")

@@ -92,10 +92,10 @@ async def open_connection(
         failures.append(error)
         if wait and len(failures) == len(urls):
             _log.warning(
-                "cannot connect to %s: %s; trying on for %g s",
+                "cannot connect to %s: %s; trying on %s",
                 where,
                 scrubbed(str(error) or repr(error), urls, options),
-                wait,
+                "until it works" if wait == math.inf else f"for {wait:g} s",
                 extra=log.fields("waiting_for_server", servers=where, seconds=wait),
             )
         if time.monotonic() < deadline:

@@ -118,7 +118,7 @@ async def test_the_keyboard_alone() -> None:
         await ui.page.focus("#scroll")
         await ui.page.keyboard.press("ArrowDown")
         await ui.page.keyboard.press("ArrowDown")
-        await ui.wait("document.querySelector('.row[aria-selected=true] span').textContent.endsWith('/ b')")
+        await ui.wait("document.querySelector('.row[aria-selected=true] span')?.textContent.endsWith('/ b')")
         await ui.page.wait_for_selector("#detail pre")
         await ui.page.keyboard.press("Escape")
         await ui.wait("document.querySelector('#detail').hidden")

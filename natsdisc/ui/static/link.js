@@ -23,6 +23,8 @@ export function address({ place = filters.place, instance = chosen } = {}) {
 }
 
 export function go(change) {
+  // At once, and not with the event that follows: a second key may be pressed before it.
+  if ("instance" in change) chosen = change.instance;
   location.hash = address(change);
 }
 

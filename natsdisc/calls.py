@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from . import keys
@@ -52,7 +52,9 @@ class Calls:
                 self._choice.report_failure(keys.key_of(instance.id))
                 tried.append((instance, error))
                 try:
-                    instance = self._pick_another(tried, key, attempts)
+                    if len(tried) >= attempts:
+                        raise NoInstanceError("no attempt is left")
+                    instance = self.pick_another([one for one, _ in tried], key)
                 except NoInstanceError:
                     self._add_attempts(error, tried)
                     raise error  # noqa: B904 (the last error as it is)
@@ -70,11 +72,12 @@ class Calls:
         finally:
             self._balance.finished(instance.id)
 
-    def _pick_another(self, tried: list[_Attempt], key: str | bytes | None, attempts: int) -> Instance:
-        """Pick an instance after those that were tried; raise NoInstanceError after the last attempt."""
-        if len(tried) >= attempts:
-            raise NoInstanceError("no attempt is left")
-        candidates: tuple[Instance, ...] = self._choice.others([one for one, _ in tried])
+    def pick_another(self, tried: Sequence[Instance], key: str | bytes | None) -> Instance:
+        """Pick an instance besides those that were `tried`, or the one of them that failed longest ago.
+
+        Raises NoInstanceError.
+        """
+        candidates: tuple[Instance, ...] = self._choice.others(tried)
         if key is not None:
             return self._rendezvous.pick(candidates, key)
         for one in candidates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -181,11 +181,11 @@ class View(Generic[InstanceT_co]):
         waits also ClosedError, and what broke the view for good.
         """
         self._check_loop()
-        candidates = self._choice.others(besides) if besides else ()
-        if candidates:
-            picked = self._balance.pick(candidates) if key is None else self._rendezvous.pick(candidates, key)
-            instance: InstanceT_co = picked
-        else:
+        instance: InstanceT_co | None = None
+        if besides:
+            with suppress(NoInstanceError):
+                instance = cast(InstanceT_co, self._calls.pick_another(besides, key))
+        if instance is None:
             instance = await self._pick_within(timeout, key)
         self._balance.started(instance.id)
         try:

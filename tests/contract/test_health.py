@@ -171,6 +171,17 @@ class TestHealth:
         assert "is unhealthy now" in caplog.text
         assert "succeeds again" in caplog.text
 
+    async def test_one_failed_answer_takes_it_out_of_rotation(self, registry: Registry) -> None:
+        """So that takes one interval at most: the next answer would come in an hour."""
+        ill, well, client = await registry.join(), await registry.join(), await registry.join()
+        dependency = Dependency(False)
+        async with client.view(endpoints()) as view:
+            await well.register(spec())
+            mine = await ill.register(spec(), health=dependency.check, health_interval=3600)
+            await eventually(lambda: [one.status for one in view if one.id == mine.id] == [Status.UNHEALTHY])
+            assert {view.pick().instance_id for _ in range(20)} == {well.instance_id}
+            assert dependency.asked == 1
+
     async def test_one_that_returns_nothing_is_good(self, registry: Registry) -> None:
         dependency = Dependency(None)
         service = await registry.join()
